@@ -1,0 +1,282 @@
+"""Wiring: from settings and a store to an application. Settings are read here and passed down as plain values."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import structlog
+from fastapi import FastAPI
+from opentelemetry.trace import Tracer
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from keystile_auth import __version__
+from keystile_auth.clients.assertion import AssertionVerifier
+from keystile_auth.clients.authentication import ClientAuthenticator, ResourceAuthenticator
+from keystile_auth.clients.directory import ClientDirectory
+from keystile_auth.clients.metadata_document import MetadataDocuments
+from keystile_auth.clients.registration import Registration
+from keystile_auth.endpoints import metadata
+from keystile_auth.endpoints.account import AccountEndpoint
+from keystile_auth.endpoints.answers import error_answer, no_store, unavailable_answer
+from keystile_auth.endpoints.authorize import AuthorizationEndpoint
+from keystile_auth.endpoints.browser import Browsers
+from keystile_auth.endpoints.consent import ConsentEndpoint
+from keystile_auth.endpoints.introspection import IntrospectionEndpoint
+from keystile_auth.endpoints.login import LoginEndpoint
+from keystile_auth.endpoints.pages import PageError, Pages, redirect, wants_html
+from keystile_auth.endpoints.registration import RegistrationEndpoint
+from keystile_auth.endpoints.revocation import RevocationEndpoint
+from keystile_auth.endpoints.token import TokenEndpoint
+from keystile_auth.endpoints.waiting_request import WaitingRequests
+from keystile_auth.errors import OAuthError, RateLimitedError
+from keystile_auth.grants.authorization_code import AuthorizationCodeGrant
+from keystile_auth.grants.client_credentials import ClientCredentialsGrant
+from keystile_auth.grants.refresh_token import RefreshTokenGrant
+from keystile_auth.identity.local import LocalUsers
+from keystile_auth.settings import AuthSettings, ResourceSettings, decode_master_key
+from keystile_auth.store.clients import ClientStore
+from keystile_auth.store.grants import GrantStore
+from keystile_auth.store.limits import LimitStore
+from keystile_auth.store.sessions import SessionStore
+from keystile_auth.store.signing_keys import SigningKeyStore
+from keystile_auth.store.users import UserStore
+from keystile_auth.tokens.master_key import MasterKey
+from keystile_auth.tokens.opaque import RefreshTokens
+from keystile_auth.tokens.resources import Resource, Resources
+from keystile_auth.tokens.signing_keys import load_or_create
+from keystile_common import health
+from keystile_common.audit import Actor, AuditLog, EventType
+from keystile_common.limits import LimitsMiddleware
+from keystile_common.metrics import AuthMetrics
+from keystile_common.outbound import PublicFetcher
+from keystile_common.store import Store, StoreUnavailableError
+from keystile_common.traces import TraceMiddleware
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+class _Endpoint(Protocol):
+    def routes(self, prefix: str) -> list[Route]: ...
+
+
+def create_metrics() -> AuthMetrics:
+    """The metrics of one process, on a registry of their own."""
+    return AuthMetrics(CollectorRegistry(), __version__)
+
+
+def create_app(
+    settings: AuthSettings,
+    store: Store,
+    metrics: AuthMetrics,
+    tracer: Tracer,
+    audit: AuditLog,
+    clock: Callable[[], float] = time.time,
+) -> ASGIApp:
+    """The authorization server as an ASGI application.
+
+    Args:
+        settings: what the operator asked for.
+        store: connected lazily; the application closes it when it stops.
+        metrics: where it counts.
+        tracer: where its spans go.
+        audit: where its events go.
+        clock: Unix seconds, for what the store's clock does not decide.
+    """
+    fetcher = PublicFetcher(
+        allow_loopback=settings.metadata_documents.allow_loopback,
+        timeout_seconds=settings.metadata_documents.timeout_seconds,
+        ca_file=settings.metadata_documents.ca_file,
+    )
+    master_key = MasterKey(decode_master_key(settings.master_key))
+    resources = Resources({name: _resource(name, each) for name, each in settings.resources.items()})
+    prefix = urlsplit(settings.issuer).path
+    pages = Pages(prefix, https=settings.issuer.startswith("https:"))
+    local_users = LocalUsers(UserStore(store))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await store.require_noeviction()
+        keys, created = await load_or_create(SigningKeyStore(store), master_key, int(clock()))
+        if created:
+            audit.record(EventType.KEY_CREATED, "success", Actor(), target={"kid": str(keys[0].key.kid)})
+        app.router.routes.extend(metadata.routes(settings, resources, keys))
+        async with fetcher:
+            yield
+        local_users.close()
+        await store.close()
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    routes = _endpoints(settings, store, metrics, audit, clock, fetcher, master_key, resources, pages, local_users)
+    app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
+    _render_errors(app, pages, metrics)
+    limited = LimitsMiddleware(app, MAX_BODY_BYTES)
+    return TraceMiddleware(limited, tracer)
+
+
+def _endpoints(
+    settings: AuthSettings,
+    store: Store,
+    metrics: AuthMetrics,
+    audit: AuditLog,
+    clock: Callable[[], float],
+    fetcher: PublicFetcher,
+    master_key: MasterKey,
+    resources: Resources,
+    pages: Pages,
+    local_users: LocalUsers,
+) -> list[BaseRoute]:
+    issuer, prefix = settings.issuer, urlsplit(settings.issuer).path
+    clients, limits, users, grants = (
+        ClientStore(store),
+        LimitStore(store),
+        UserStore(store),
+        GrantStore(store),
+    )
+    sessions = SessionStore(
+        store,
+        idle_seconds=settings.sessions.idle_seconds,
+        lifetime_seconds=settings.sessions.lifetime_seconds,
+    )
+    schemes = settings.registration.private_use_schemes
+    documents = MetadataDocuments(clients, fetcher, schemes, settings.metadata_documents.max_cache_seconds)
+    directory = ClientDirectory(
+        clients,
+        documents if settings.metadata_documents.enabled else None,
+        limits,
+        settings.metadata_documents.fetches_per_minute_and_address,
+    )
+    audiences = frozenset({issuer, f"{issuer}/token"})
+    authenticator = ClientAuthenticator(directory, AssertionVerifier(audiences, clients, limits, fetcher, clock))
+    resource_authenticator = ResourceAuthenticator(
+        list(resources.by_name.values()), lambda name: settings.resources[name].secret.get_secret_value()
+    )
+    refresh_tokens = RefreshTokens(master_key)
+    codes = AuthorizationCodeGrant(issuer, grants, users, resources, refresh_tokens, settings.tokens)
+    refreshes = RefreshTokenGrant(issuer, grants, users, resources, refresh_tokens, settings.tokens)
+    client_credentials = ClientCredentialsGrant(issuer, grants, resources, settings.tokens)
+    browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds)
+    waiting = WaitingRequests(issuer, sessions, resources, settings.sessions.sign_in_seconds)
+    endpoints: list[_Endpoint] = [
+        TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics),
+        IntrospectionEndpoint(resource_authenticator, grants, audit, metrics),
+        RevocationEndpoint(authenticator, grants, refresh_tokens, audit, metrics),
+        AuthorizationEndpoint(issuer, directory, resources, browsers, waiting, audit, metrics),
+        LoginEndpoint(pages, browsers, waiting, local_users, limits, settings.sign_in, audit, metrics),
+        ConsentEndpoint(
+            pages,
+            browsers,
+            waiting,
+            users,
+            codes,
+            audit,
+            metrics,
+            always_ask_native_clients=settings.sign_in.always_ask_native_clients,
+        ),
+        AccountEndpoint(pages, browsers, directory, resources, grants, users, sessions, audit, metrics),
+    ]
+    routes: list[BaseRoute] = [route for endpoint in endpoints for route in endpoint.routes(prefix)]
+    if settings.registration.enabled:
+        registration = RegistrationEndpoint(
+            issuer,
+            Registration(clients, schemes, clock),
+            grants,
+            limits,
+            settings.registration.per_hour_and_address,
+            audit,
+            metrics,
+        )
+        routes.extend(registration.routes(prefix))
+    return [*routes, Route(f"{prefix}/", _to_account(prefix), methods=["GET"])]
+
+
+def _resource(name: str, settings: ResourceSettings) -> Resource:
+    defaults = tuple(settings.default_scopes or settings.scopes)
+    return Resource(name, settings.uri, settings.title, settings.scopes, defaults)
+
+
+def _to_account(prefix: str) -> Callable[[Request], Response]:
+    def root(_: Request) -> Response:
+        return redirect(f"{prefix}/account")
+
+    return root
+
+
+def _store_check(store: Store) -> health.Check:
+    async def check() -> str | None:
+        try:
+            await store.ping()
+        except StoreUnavailableError as problem:
+            return str(problem)
+        return None
+
+    return check
+
+
+def _render_errors(app: FastAPI, pages: Pages, metrics: AuthMetrics) -> None:
+    """Errors become answers here and nowhere else: a page for a person, JSON for a program."""
+
+    async def oauth(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, OAuthError)  # noqa: S101 (registered for this class alone)
+        if isinstance(problem, RateLimitedError):
+            metrics.rate_limited.labels(problem.endpoint).inc()
+        if not wants_html(request):
+            return error_answer(request, problem)
+        page = PageError(
+            int(problem.status),
+            "That did not work",
+            f"{problem.description}.".capitalize(),
+            None,
+            problem.code,
+        )
+        response = pages.error(page)
+        if problem.retry_after is not None:
+            response.headers["Retry-After"] = str(problem.retry_after)
+        return response
+
+    async def page(_: Request, problem: Exception) -> Response:
+        assert isinstance(problem, PageError)  # noqa: S101
+        return pages.error(problem)
+
+    async def unavailable(request: Request, _: Exception) -> Response:
+        answer = unavailable_answer()
+        if not wants_html(request):
+            return answer
+        shown = pages.error(
+            PageError(
+                503,
+                "Please try again in a moment",
+                "The server cannot reach its data at the moment. Nothing was changed.",
+                "Wait a few seconds and load this page again.",
+                "temporarily_unavailable",
+            )
+        )
+        shown.headers["Retry-After"] = answer.headers["Retry-After"]
+        return shown
+
+    async def http(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, HTTPException)  # noqa: S101
+        if wants_html(request):
+            heading = "There is no such page" if problem.status_code == 404 else problem.detail
+            return pages.error(PageError(problem.status_code, heading, "The address or the way it was asked is wrong."))
+        content = {"error": "invalid_request", "error_description": problem.detail}
+        return no_store(content, problem.status_code, {**(problem.headers or {}), "Cache-Control": "no-store"})
+
+    async def unexpected(request: Request, problem: Exception) -> Response:
+        # The kind of error only: its text could carry what a request brought.
+        structlog.get_logger("keystile_auth").error("unexpected error", kind=type(problem).__name__)
+        if wants_html(request):
+            return pages.error(PageError(500, "Something went wrong here", "The server made a mistake. It is logged."))
+        return no_store({"error": "server_error", "error_description": "the server made a mistake"}, 500)
+
+    app.add_exception_handler(OAuthError, oauth)
+    app.add_exception_handler(PageError, page)
+    app.add_exception_handler(StoreUnavailableError, unavailable)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)

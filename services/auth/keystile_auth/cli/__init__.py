@@ -1,0 +1,53 @@
+"""The `keystile` command: one file a noun."""
+
+import sys
+
+import typer
+
+from keystile_auth import __version__
+from keystile_auth.cli import audit, clients, dev, serve, users
+from keystile_auth.cli.session import CommandError
+from keystile_auth.identity.local import InvalidUserError
+from keystile_auth.store.embedded import EmbeddedStoreError
+from keystile_auth.tokens.master_key import WrongMasterKeyError
+from keystile_common.server import ListenError
+from keystile_common.settings import SettingsError
+from keystile_common.store import StoreUnavailableError, StoreUnsuitableError
+
+app = typer.Typer(
+    name="keystile",
+    help="OAuth 2.1 for MCP servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("dev")(dev.dev)
+app.command("serve")(serve.serve)
+app.add_typer(users.app, name="users")
+app.add_typer(clients.app, name="clients")
+app.add_typer(audit.app, name="audit")
+
+
+@app.command("version")
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command; what a person can mend ends in a sentence and exit code 2, not in a traceback."""
+    try:
+        app()
+    except StoreUnavailableError:
+        problem = "The store does not answer. Is it running, and is store.url right?"
+    except WrongMasterKeyError:
+        problem = "master_key is not the one that the keys in the store were encrypted with."
+    except SettingsError as error:
+        problem = f"These settings cannot be used:\n{error}"
+    except (CommandError, InvalidUserError, EmbeddedStoreError, ListenError, StoreUnsuitableError) as error:
+        problem = str(error)
+    else:
+        return
+    typer.echo(problem, err=True)
+    sys.exit(2)

@@ -1,0 +1,285 @@
+"""`keystile dev`: everything on this machine, for trying it out and for developing MCP servers."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import typer
+import yaml
+
+from keystile_auth.cli.banner import banner
+from keystile_auth.cli.session import DATA_FOLDER, CommandError, open_session
+from keystile_auth.identity.local import LocalUsers
+from keystile_auth.settings import AuthSettings
+from keystile_auth.store import embedded
+from keystile_auth.store.users import UserStore
+from keystile_common import server
+from keystile_common.settings import CONFIG_VARIABLE, DEVELOPMENT_VARIABLES, PREFIX, SECRETS_VARIABLE, Listen
+
+HOST = "127.0.0.1"
+DEMO_USER = "demo"
+RESOURCE_NAME = "mcp"
+SCOPES = {
+    "mcp:basic": "Use the basic tools: echo, add, who am I",
+    "mcp:jobs": "Start long-running jobs",
+}
+_READY_SECONDS = 30
+_STOP_SECONDS = 15
+# What both services know; every other variable goes to the one that knows it.
+_SHARED = {"log", "traces", "drain_seconds", "trusted_proxies"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The four ports, by what listens on them."""
+
+    auth: int
+    mcp: int
+    auth_metrics: int
+    mcp_metrics: int
+
+    @property
+    def issuer(self) -> str:
+        """The authorization server's URL."""
+        return f"http://{HOST}:{self.auth}"
+
+    @property
+    def resource(self) -> str:
+        """The MCP server's URL."""
+        return f"http://{HOST}:{self.mcp}/mcp"
+
+
+def dev(
+    auth_port: Annotated[int, typer.Option(help="Port of the authorization server.")] = 3001,
+    mcp_port: Annotated[int, typer.Option(help="Port of the MCP server.")] = 3232,
+    auth_metrics_port: Annotated[int, typer.Option(help="Port of the authorization server's metrics.")] = 9464,
+    mcp_metrics_port: Annotated[int, typer.Option(help="Port of the MCP server's metrics.")] = 9465,
+) -> None:
+    """Run a store, the authorization server and the reference MCP server, with a user to sign in as.
+
+    Everything it keeps is in ./.keystile, or in KEYSTILE_DATA_DIR. KEYSTILE_DEMO_PASSWORD chooses the demo user's
+    password.
+    """
+    ports = Ports(auth_port, mcp_port, auth_metrics_port, mcp_metrics_port)
+    folder = Path(os.environ.get("KEYSTILE_DATA_DIR", DATA_FOLDER)).absolute()
+    with _terminated_as_interrupted(), _own_folder(folder):
+        _check_ports(ports)
+        with contextlib.suppress(KeyboardInterrupt):
+            _run(folder, ports)
+        typer.echo("Stopped.")
+
+
+def _run(folder: Path, ports: Ports) -> None:
+    with embedded.run(folder / "valkey") as store_url:
+        _write_secrets(folder)
+        _write_config(folder, ports, store_url)
+        typer.echo("Starting …", err=True)
+        with _services(folder, ports) as services:
+            password = asyncio.run(_ensure_demo_user(folder))
+            for name, process, url in services:
+                _wait_until_ready(name, process, url, folder)
+            typer.echo(banner(ports.issuer, ports.resource, DEMO_USER, password, folder))
+            _watch(services, folder)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _own_folder(folder: Path) -> Iterator[None]:
+    """The data folder, ours alone while we run."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as problem:
+        raise CommandError(
+            f"Cannot write to {folder} ({problem.strerror}): give yourself the rights, "
+            "or set KEYSTILE_DATA_DIR to another folder."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CommandError(
+                f"Another keystile dev is using {folder}: stop it, or set KEYSTILE_DATA_DIR to another folder."
+            ) from None
+        (folder / "logs").mkdir(mode=0o700, exist_ok=True)
+        yield
+
+
+def _check_ports(ports: Ports) -> None:
+    options = {
+        "--auth-port": ports.auth,
+        "--mcp-port": ports.mcp,
+        "--auth-metrics-port": ports.auth_metrics,
+        "--mcp-metrics-port": ports.mcp_metrics,
+    }
+    for option, port in options.items():
+        server.bind(Listen(host=HOST, port=port), f"{option} (make run ARGS='{option} {port + 1000}')").close()
+
+
+def _write_secrets(folder: Path) -> None:
+    """Make what is missing; each secret is a file of its own, as a mounted Kubernetes Secret has them."""
+    shared = _secret(folder / "secrets" / "auth" / f"resources__{RESOURCE_NAME}__secret", secrets.token_hex(32))
+    _secret(folder / "secrets" / "auth" / "master_key", b64encode(secrets.token_bytes(32)).decode())
+    _secret(folder / "secrets" / "mcp" / "introspection__client_secret", shared)
+
+
+def _secret(path: Path, fresh: str) -> str:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(fresh + "\n")
+    return fresh
+
+
+def _write_config(folder: Path, ports: Ports, store_url: str) -> None:
+    auth = {
+        "issuer": ports.issuer,
+        "listen": {"host": HOST, "port": ports.auth},
+        "metrics": {"host": HOST, "port": ports.auth_metrics},
+        "store": {"url": store_url},
+        "audit": {"stdout": False, "file": str(folder / "audit-auth.log")},
+        "resources": {RESOURCE_NAME: {"uri": ports.resource, "title": "Keystile reference server", "scopes": SCOPES}},
+    }
+    mcp = {
+        "resource": ports.resource,
+        "authorization_server": ports.issuer,
+        "listen": {"host": HOST, "port": ports.mcp},
+        "metrics": {"host": HOST, "port": ports.mcp_metrics},
+        "introspection": {"client_id": RESOURCE_NAME},
+        "audit": {"stdout": False, "file": str(folder / "audit-mcp.log")},
+        "scopes": SCOPES,
+    }
+    for name, settings in (("auth", auth), ("mcp", mcp)):
+        (folder / f"{name}.yaml").write_text(
+            "# Written by `keystile dev` at each start.\n" + yaml.safe_dump(settings, sort_keys=False)
+        )
+
+
+Service = tuple[str, "subprocess.Popen[bytes]", str]
+
+
+@contextlib.contextmanager
+def _services(folder: Path, ports: Ports) -> Iterator[list[Service]]:
+    auth = [sys.executable, "-m", "keystile_auth", "serve"]
+    mcp = [sys.executable, "-m", "keystile_mcp"]
+    started: list[Service] = []
+    try:
+        for name, command, url in (
+            ("auth", auth, ports.issuer),
+            ("mcp", mcp, ports.resource.removesuffix("/mcp")),
+        ):
+            with (folder / "logs" / f"{name}.log").open("ab") as log:
+                process = subprocess.Popen(  # noqa: S603 (our own interpreter and modules)
+                    command,
+                    env=_environment(name, folder, os.environ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    # Ctrl-C reaches the whole group; they are to stop in our order.
+                    start_new_session=True,
+                )
+            started.append((name, process, url))
+        yield started
+    finally:
+        for _, process, _ in reversed(started):
+            process.terminate()
+        for _, process, _ in started:
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _environment(service: str, folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a service inherits: of the KEYSTILE_ variables, those that are its own."""
+    kept = {}
+    for name, value in environ.items():
+        setting = name.removeprefix(PREFIX).split("__")[0].lower()
+        is_auth = setting in AuthSettings.model_fields
+        if not name.startswith(PREFIX) or setting in _SHARED or is_auth == (service == "auth"):
+            kept[name] = value
+    for name in DEVELOPMENT_VARIABLES:
+        kept.pop(name, None)
+    kept[CONFIG_VARIABLE] = str(folder / f"{service}.yaml")
+    kept[SECRETS_VARIABLE] = str(folder / "secrets" / service)
+    return kept
+
+
+async def _ensure_demo_user(folder: Path) -> str:
+    """Create the demo user, or bring its password in line with KEYSTILE_DEMO_PASSWORD; answers the password."""
+    chosen = os.environ.get("KEYSTILE_DEMO_PASSWORD")
+    path = folder / "secrets" / "demo_password"
+    password = chosen or _secret(path, "-".join(secrets.token_hex(3) for _ in range(3)))
+    environ = _environment("auth", folder, os.environ)
+    async with open_session(environ) as session:
+        users = UserStore(session.store)
+        local = LocalUsers(users)
+        user = await users.find_by_name(DEMO_USER)
+        if user is None:
+            await local.create(DEMO_USER, password, int(time.time()))
+        elif chosen is not None and await local.verify(DEMO_USER, chosen) is None:
+            await local.set_password(user, chosen)
+        local.close()
+    return password
+
+
+def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", url: str, folder: Path) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urlopen(f"{url}/readyz", timeout=2):  # noqa: S310 (a loopback URL of ours)
+                return
+        except (HTTPError, URLError, OSError):
+            time.sleep(0.05)
+    raise CommandError(f"The {name} service did not start. {_last_words(folder, name)}")
+
+
+def _watch(services: list[Service], folder: Path) -> None:
+    while True:
+        for name, process, _ in services:
+            if process.poll() is not None:
+                raise CommandError(f"The {name} service stopped by itself. {_last_words(folder, name)}")
+        time.sleep(0.3)
+
+
+def _last_words(folder: Path, name: str) -> str:
+    path = folder / "logs" / f"{name}.log"
+    lines = path.read_text(errors="replace").strip().splitlines()[-5:]
+    return f"The end of {path}:\n" + "\n".join(_plain(line) for line in lines)
+
+
+def _plain(line: str) -> str:
+    try:
+        event = json.loads(line)
+        return str(event["event"]) if isinstance(event, dict) and "event" in event else line
+    except ValueError:
+        return line

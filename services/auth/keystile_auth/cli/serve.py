@@ -1,0 +1,23 @@
+"""`keystile serve`: the authorization server in the foreground."""
+
+from keystile_auth import __version__
+from keystile_auth.app import create_app, create_metrics
+from keystile_auth.cli.session import load_settings
+from keystile_common import audit, logs, server, traces
+from keystile_common.store import connect
+
+
+def serve() -> None:
+    """Run the authorization server until SIGTERM or Ctrl-C, with the settings of KEYSTILE_CONFIG and the environment."""
+    settings = load_settings()
+    logs.configure(settings.log)
+    metrics = create_metrics()
+    tracing = traces.configure(settings.traces, "keystile-auth", __version__)
+    log = audit.configure(settings.audit, metrics.audit)
+    listener = server.bind(settings.listen, "KEYSTILE_LISTEN__PORT")
+    store = connect(settings.store, metrics.store, tracing.tracer)
+    app = create_app(settings, store, metrics, tracing.tracer, log)
+    with server.serve_metrics(metrics.registry, settings.metrics, "KEYSTILE_METRICS__PORT"):
+        server.run(app, listener, trusted_proxies=settings.trusted_proxies, drain_seconds=settings.drain_seconds)
+    log.close()
+    tracing.close()

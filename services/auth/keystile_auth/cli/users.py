@@ -1,0 +1,129 @@
+"""`keystile users`: local users."""
+
+import sys
+import time
+from datetime import UTC, datetime
+
+import typer
+
+from keystile_auth.cli.session import CommandError, Session, open_session, run
+from keystile_auth.identity.local import LocalUsers
+from keystile_auth.store.grants import GrantStore
+from keystile_auth.store.sessions import SessionStore
+from keystile_auth.store.users import User, UserStore
+from keystile_common.audit import Actor, EventType
+
+app = typer.Typer(help="Local users.", no_args_is_help=True)
+
+
+@app.command("add")
+def add(username: str) -> None:
+    """Create a user. The password is asked for, or read from standard input where that is no terminal."""
+
+    async def work(password: str) -> User:
+        async with open_session() as session:
+            user = await LocalUsers(UserStore(session.store)).create(username, password, int(time.time()))
+            _record(session, EventType.USER_CREATED, user, "operator")
+            return user
+
+    typer.echo(f"Created {username} ({run(work(_password(username))).sub}).")
+
+
+@app.command("list")
+def list_users() -> None:
+    """List all users."""
+
+    async def work() -> list[User]:
+        async with open_session() as session:
+            return await UserStore(session.store).all()
+
+    for user in run(work()):
+        created = datetime.fromtimestamp(user.created, UTC).date()
+        typer.echo(f"{user.username}\t{user.sub}\t{'disabled' if user.disabled else 'enabled'}\t{created}")
+
+
+@app.command("password")
+def password(username: str) -> None:
+    """Give a user another password and end the sessions that the old one began."""
+
+    async def work(new: str) -> None:
+        async with open_session() as session:
+            user = await _find(session, username)
+            await LocalUsers(UserStore(session.store)).set_password(user, new)
+            await _sessions(session).delete_all_of_user(user.sub)
+            _record(session, EventType.USER_UPDATED, user, "password")
+
+    run(work(_password(username)))
+    typer.echo(f"{username} has another password and was signed out everywhere.")
+
+
+@app.command("disable")
+def disable(username: str) -> None:
+    """Stop a user from signing in and end everything the user has: sessions, grants, tokens."""
+
+    async def work() -> int:
+        async with open_session() as session:
+            user = await _find(session, username)
+            await UserStore(session.store).set_disabled(user, disabled=True)
+            return await _end_all(session, user, EventType.USER_UPDATED, "disabled")
+
+    typer.echo(f"{username} is disabled; {run(work())} grants ended.")
+
+
+@app.command("enable")
+def enable(username: str) -> None:
+    """Let a disabled user sign in again."""
+
+    async def work() -> None:
+        async with open_session() as session:
+            user = await _find(session, username)
+            await UserStore(session.store).set_disabled(user, disabled=False)
+            _record(session, EventType.USER_UPDATED, user, "enabled")
+
+    run(work())
+    typer.echo(f"{username} can sign in again.")
+
+
+@app.command("delete")
+def delete(username: str) -> None:
+    """Delete a user with sessions, grants and tokens."""
+
+    async def work() -> int:
+        async with open_session() as session:
+            user = await _find(session, username)
+            # Disabled first: nothing may begin while the rest is taken down.
+            await UserStore(session.store).set_disabled(user, disabled=True)
+            ended = await _end_all(session, user, EventType.USER_DELETED, "operator")
+            await UserStore(session.store).delete(user)
+            return ended
+
+    typer.echo(f"{username} is deleted; {run(work())} grants ended.")
+
+
+async def _end_all(session: Session, user: User, kind: EventType, reason: str) -> int:
+    await _sessions(session).delete_all_of_user(user.sub)
+    ended = await GrantStore(session.store).end_all_of_user(user.sub, f"user_{reason}")
+    _record(session, kind, user, reason)
+    return ended
+
+
+async def _find(session: Session, username: str) -> User:
+    user = await UserStore(session.store).find_by_name(username)
+    if user is None:
+        raise CommandError(f"There is no user {username}; `keystile users list` shows all.")
+    return user
+
+
+def _sessions(session: Session) -> SessionStore:
+    settings = session.settings.sessions
+    return SessionStore(session.store, idle_seconds=settings.idle_seconds, lifetime_seconds=settings.lifetime_seconds)
+
+
+def _record(session: Session, kind: EventType, user: User, reason: str) -> None:
+    session.audit.record(kind, "success", Actor(), reason=reason, target={"sub": user.sub, "username": user.username})
+
+
+def _password(username: str) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    return str(typer.prompt(f"Password of {username}", hide_input=True, confirmation_prompt=True))

@@ -1,0 +1,138 @@
+"""Client assertions: a client signs a short-lived JWT with its own key (RFC 7523 section 3, private_key_jwt)."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from keystile_auth.clients.client import Client
+from keystile_auth.errors import OAuthError
+from keystile_auth.store.clients import ClientStore
+from keystile_auth.store.limits import LimitStore
+from keystile_common.outbound import OutboundError, PublicFetcher
+
+ALGORITHMS = ("ES256", "ES384", "PS256", "RS256", "Ed25519")
+MAX_CHARACTERS = 8 * 1024
+MAX_JWKS_BYTES = 64 * 1024
+MAX_LIFETIME_SECONDS = 600
+_LEEWAY_SECONDS = 30
+_JWKS_CACHE_SECONDS = 300
+_REFETCHES_PER_MINUTE = 10
+_MAX_JTI_CHARACTERS = 256
+_FAR_FUTURE = 1e12
+_SEGMENTS = 3
+_HEADER_KEYS = {"alg", "kid", "typ", "cty", "x5t", "x5t#S256"}
+
+
+class AssertionVerifier:
+    """Checks client assertions. `audiences` are the names this server answers to: issuer and token endpoint."""
+
+    def __init__(
+        self,
+        audiences: frozenset[str],
+        store: ClientStore,
+        limits: LimitStore,
+        fetcher: PublicFetcher,
+        clock: Callable[[], float],
+    ) -> None:
+        self._audiences = audiences
+        self._store = store
+        self._limits = limits
+        self._fetcher = fetcher
+        self._clock = clock
+        self._registry = jws.JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
+
+    async def verify(self, assertion: str, client: Client) -> None:
+        """Check that `assertion` was signed by `client`, for this server, now, and never seen before.
+
+        Raises:
+            OAuthError: `invalid_client`; the sentence names the claim that is wrong.
+        """
+        if len(assertion) > MAX_CHARACTERS or len(assertion.split(".")) != _SEGMENTS:
+            raise _refused("is not a signed JWT of at most 8 KiB")
+        claims = await self._signed_claims(assertion, client)
+        expires = self._check(claims, client)
+        left = expires - int(self._clock()) + _LEEWAY_SECONDS
+        if not await self._limits.use_once("assertion", f"{client.id} {claims['jti']}", max(1, left)):
+            raise _refused("was used before: jti must be new in each")
+
+    async def _signed_claims(self, assertion: str, client: Client) -> dict[str, Any]:
+        if client.jwks_uri is None:
+            return self._claims(assertion, _key_set(client.jwks))
+        cached = await self._store.cached_document(client.jwks_uri)
+        if cached is not None:
+            try:
+                return self._claims(assertion, _key_set(json.loads(cached)))
+            except OAuthError:
+                # The client may have changed its keys; look, but not for every forgery that comes.
+                count, _ = await self._limits.count("jwks", client.id, 60)
+                if count > _REFETCHES_PER_MINUTE:
+                    raise
+        return self._claims(assertion, _key_set(await self._fetch(client.jwks_uri)))
+
+    async def _fetch(self, url: str) -> Any:
+        try:
+            fetched = await self._fetcher.get(url, max_bytes=MAX_JWKS_BYTES)
+            document = json.loads(fetched.body)
+        except (OutboundError, ValueError, RecursionError):
+            raise _refused("cannot be checked: the client's jwks_uri gives no key set") from None
+        await self._store.cache_document(url, json.dumps(document), _JWKS_CACHE_SECONDS)
+        return document
+
+    def _claims(self, assertion: str, keys: KeySet) -> dict[str, Any]:
+        try:
+            unverified = jws.extract_compact(assertion.encode())
+            header = unverified.headers()
+            if set(header) - _HEADER_KEYS or header.get("alg") not in ALGORITHMS:
+                raise _refused(f"must be signed with one of {', '.join(ALGORITHMS)} and have no jwk or crit header")
+            if "kid" not in header and len(keys.keys) == 1:
+                signed = jws.deserialize_compact(assertion, keys.keys[0], registry=self._registry)
+            else:
+                signed = jws.deserialize_compact(assertion, keys, registry=self._registry)
+            claims = json.loads(signed.payload)
+        except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise _refused("has no signature by a key of this client") from None
+        if not isinstance(claims, dict):
+            raise _refused("has no claims")
+        return claims
+
+    def _check(self, claims: dict[str, Any], client: Client) -> int:
+        now = self._clock()
+        if claims.get("iss") != client.id or claims.get("sub") != client.id:
+            raise _refused("must have the client's id as iss and sub")
+        audience = claims.get("aud")
+        audiences = audience if isinstance(audience, list) else [audience]
+        if not any(isinstance(each, str) and each in self._audiences for each in audiences):
+            raise _refused("must have this server's issuer as aud")
+        expires, not_before = _time(claims.get("exp")), _time(claims.get("nbf", 0))
+        if expires is None or expires <= now - _LEEWAY_SECONDS:
+            raise _refused("has expired, or has no exp")
+        if expires > now + MAX_LIFETIME_SECONDS + _LEEWAY_SECONDS:
+            raise _refused(f"must expire within {MAX_LIFETIME_SECONDS} seconds")
+        if not_before is None or not_before > now + _LEEWAY_SECONDS:
+            raise _refused("is not valid yet")
+        if not isinstance(claims.get("jti"), str) or not 0 < len(claims["jti"]) <= _MAX_JTI_CHARACTERS:
+            raise _refused(f"must have a jti of 1 to {_MAX_JTI_CHARACTERS} characters")
+        return int(expires)
+
+
+def _key_set(document: Any) -> KeySet:
+    try:
+        # Symmetric keys have no place here: with one, a public key could serve as an HMAC secret.
+        keys = [key for key in document["keys"] if key.get("kty") in {"EC", "RSA", "OKP"}]
+        return KeySet.import_key_set({"keys": keys})
+    except (JoseError, KeyError, TypeError, ValueError, AttributeError):
+        raise _refused("cannot be checked: the client's key set cannot be read") from None
+
+
+def _time(value: Any) -> float | None:
+    """A NumericDate (RFC 7519 section 2) that can be one."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < _FAR_FUTURE else None
+
+
+def _refused(what: str) -> OAuthError:
+    return OAuthError("invalid_client", f"the client assertion {what}")

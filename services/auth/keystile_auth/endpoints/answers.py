@@ -1,0 +1,55 @@
+"""JSON answers, and the one place where errors become them."""
+
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from keystile_auth.errors import OAuthError
+from keystile_common.store import RETRY_AFTER_SECONDS
+
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+CORS = [
+    Middleware(
+        CORSMiddleware,
+        # Clients in browsers call these from any origin. No cookie counts here, so no origin gains by it.
+        allow_origins=["*"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "MCP-Protocol-Version"],
+        expose_headers=["WWW-Authenticate", "Retry-After"],
+        max_age=3600,
+    )
+]
+"""For the routes that scripts in browsers may call; never /authorize or a page (RFC 9700 section 2.6)."""
+
+
+def error_answer(request: Request, problem: OAuthError) -> Response:
+    """An error as RFC 6749 section 5.2 writes it, with the challenge that belongs to a 401."""
+    headers = dict(NO_STORE)
+    if problem.code == "invalid_client":
+        headers["WWW-Authenticate"] = f'Basic realm="{request.url.path}"'
+    elif problem.code == "invalid_token":
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    if problem.retry_after is not None:
+        headers["Retry-After"] = str(problem.retry_after)
+    return no_store({"error": problem.code, "error_description": problem.description}, int(problem.status), headers)
+
+
+def unavailable_answer() -> Response:
+    """The answer while the store is away: nothing was done, another try makes sense."""
+    return no_store(
+        {
+            "error": "temporarily_unavailable",
+            "error_description": "the server cannot reach its store; try again",
+        },
+        503,
+        {**NO_STORE, "Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+def no_store(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer that no cache may keep."""
+    return JSONResponse(content, status_code=status, headers=headers or NO_STORE)

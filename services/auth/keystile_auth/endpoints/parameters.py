@@ -1,0 +1,160 @@
+"""Reading requests strictly: forms, queries, JSON bodies, client credentials."""
+
+import base64
+import binascii
+import json
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+from starlette.requests import Request
+
+from keystile_auth.clients.authentication import JWT_BEARER, PresentedCredentials
+from keystile_auth.errors import OAuthError
+
+MAX_PARAMETERS = 50
+_FORM = "application/x-www-form-urlencoded"
+
+
+def parse(text: str) -> tuple[dict[str, str], set[str]]:
+    """The parameters of a query or form, and the names of those that came more than once.
+
+    One without a value counts as left out (RFC 6749 section 3.1).
+
+    Raises:
+        OAuthError: `invalid_request`: too many, not UTF-8, or a control character.
+    """
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS, errors="strict")
+    except (ValueError, UnicodeDecodeError):
+        raise OAuthError("invalid_request", f"at most {MAX_PARAMETERS} parameters, in UTF-8") from None
+    if any(ord(c) < ord(" ") for pair in pairs for c in "".join(pair)):
+        raise OAuthError("invalid_request", "a parameter has a control character")
+    values: dict[str, str] = {}
+    repeated = set()
+    for name, value in pairs:
+        if name in values:
+            repeated.add(name)
+        values.setdefault(name, value)
+    return {name: value for name, value in values.items() if value}, repeated
+
+
+def single(parsed: tuple[dict[str, str], set[str]]) -> dict[str, str]:
+    """The parameters, when none came twice.
+
+    Raises:
+        OAuthError: `invalid_request` naming one that did (RFC 6749 section 3.2).
+    """
+    values, repeated = parsed
+    if repeated:
+        raise OAuthError("invalid_request", f"the parameter {min(repeated)[:40]} must be given once")
+    return values
+
+
+async def form(request: Request) -> dict[str, str]:
+    """The parameters of a form body.
+
+    Raises:
+        OAuthError: `invalid_request`: another content type, not a form, or a parameter twice.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != _FORM:
+        raise OAuthError("invalid_request", f"the body must be {_FORM}")
+    try:
+        text = (await request.body()).decode("ascii")
+    except UnicodeDecodeError:
+        raise OAuthError("invalid_request", f"the body must be {_FORM}: percent-encoded ASCII") from None
+    return single(parse(text))
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        OAuthError: `invalid_client_metadata`: another content type, not JSON, not an object, or a name twice.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise OAuthError("invalid_client_metadata", "the body must be application/json")
+    try:
+        value = json.loads(await request.body(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise OAuthError("invalid_client_metadata", "the body must be a JSON object with each name once") from None
+    if not isinstance(value, dict):
+        raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
+    return value
+
+
+def presented_credentials(request: Request, parameters: dict[str, str]) -> PresentedCredentials:
+    """What a request brings to say which client sends it (RFC 6749 section 2.3.1, RFC 7521 section 4.2).
+
+    Raises:
+        OAuthError: `invalid_request` when it uses two ways at once; `invalid_client` when it uses none.
+    """
+    authorization = request.headers.getlist("authorization")
+    basic = bool(authorization)
+    ways = [basic, "client_secret" in parameters, "client_assertion" in parameters]
+    if sum(ways) > 1 or len(authorization) > 1:
+        raise OAuthError("invalid_request", "the client must authenticate in one way only")
+    client_id = parameters.get("client_id")
+    if basic:
+        return _basic(authorization[0], client_id)
+    if "client_assertion" in parameters:
+        if parameters.get("client_assertion_type") != JWT_BEARER:
+            raise OAuthError("invalid_request", f"client_assertion_type must be {JWT_BEARER}")
+        assertion = parameters["client_assertion"]
+        return PresentedCredentials("private_key_jwt", client_id or _unverified_subject(assertion), assertion=assertion)
+    if not client_id:
+        raise OAuthError("invalid_client", "client authentication is missing: send client_id or HTTP Basic")
+    if "client_secret" in parameters:
+        return PresentedCredentials("client_secret_post", client_id, secret=parameters["client_secret"])
+    return PresentedCredentials("none", client_id)
+
+
+def bearer_token(request: Request) -> str | None:
+    """The token of an `Authorization: Bearer` header (RFC 6750 section 2.1), or None."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def ip_of(request: Request) -> str:
+    """The network address of whoever sent the request; forwarded ones only from trusted proxies (see settings)."""
+    return request.client.host if request.client else ""
+
+
+def _basic(header: str, client_id: str | None) -> PresentedCredentials:
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() != "basic":
+        raise OAuthError("invalid_client", "the Authorization header must be HTTP Basic")
+    try:
+        decoded = base64.b64decode(value.strip(), validate=True).decode()
+    except (binascii.Error, ValueError):
+        decoded = ""
+    name, separator, secret = decoded.partition(":")
+    if not separator:
+        raise OAuthError("invalid_client", "the Authorization header is not HTTP Basic of id and secret")
+    name = unquote_plus(name)
+    if client_id is not None and client_id != name:
+        raise OAuthError("invalid_request", "client_id is not the one of the Authorization header")
+    return PresentedCredentials("client_secret_basic", name, secret=unquote_plus(secret))
+
+
+def _unverified_subject(assertion: str) -> str:
+    """The client an assertion speaks of, to find the keys to check it with."""
+    try:
+        payload = assertion.split(".")[1]
+        subject = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["sub"]
+    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
+        subject = None
+    if not isinstance(subject, str) or not subject:
+        raise OAuthError("invalid_client", "the client assertion has no sub")
+    return subject
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name twice")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)

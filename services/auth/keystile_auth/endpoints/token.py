@@ -1,0 +1,148 @@
+"""The token endpoint (RFC 6749 section 3.2)."""
+
+import secrets
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from keystile_auth.clients.authentication import ClientAuthenticator
+from keystile_auth.clients.client import Client
+from keystile_auth.endpoints.answers import CORS, no_store
+from keystile_auth.endpoints.parameters import form, ip_of, presented_credentials
+from keystile_auth.errors import OAuthError
+from keystile_auth.grants.authorization_code import AuthorizationCodeGrant, CodeRequest, CodeReusedError
+from keystile_auth.grants.client_credentials import ClientCredentialsGrant
+from keystile_auth.grants.refresh_token import RefreshRequest, RefreshTokenGrant, RefreshTokenReusedError
+from keystile_auth.grants.token_response import TokenResponse
+from keystile_common.audit import Actor, AuditLog, EventType
+from keystile_common.metrics import AuthMetrics
+
+GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
+_EVENTS = {
+    "issued": EventType.TOKEN_ISSUED,
+    "refreshed": EventType.TOKEN_REFRESHED,
+    "repaired": EventType.REFRESH_TOKEN_GENERATION_LOST,
+}
+
+
+class TokenEndpoint:
+    """Answers `POST /token`."""
+
+    def __init__(
+        self,
+        authenticator: ClientAuthenticator,
+        authorization_code: AuthorizationCodeGrant,
+        refresh_token: RefreshTokenGrant,
+        client_credentials: ClientCredentialsGrant,
+        audit: AuditLog,
+        metrics: AuthMetrics,
+    ) -> None:
+        self._authenticator = authenticator
+        self._authorization_code = authorization_code
+        self._refresh_token = refresh_token
+        self._client_credentials = client_credentials
+        self._audit = audit
+        self._metrics = metrics
+
+    def routes(self, prefix: str) -> list[Route]:
+        """The endpoint's route below the issuer's path."""
+        return [Route(f"{prefix}/token", self.post, methods=["POST", "OPTIONS"], middleware=CORS)]
+
+    async def post(self, request: Request) -> Response:
+        """One token request."""
+        started = time.perf_counter()
+        ip, grant_type, client_id = ip_of(request), "unknown", None
+        try:
+            parameters = await form(request)
+            if parameters.get("grant_type") in GRANT_TYPES:
+                grant_type = parameters["grant_type"]
+            client = await self._authenticate(request, parameters, ip)
+            client_id = client.id
+            answer = await self._grant(client, parameters)
+        except OAuthError as problem:
+            self._metrics.token_requests.labels(grant_type, "error", problem.code).inc()
+            self._record_failure(problem, Actor(client_id=client_id, ip=ip), grant_type)
+            raise
+        finally:
+            self._metrics.token_request_duration.labels(grant_type).observe(time.perf_counter() - started)
+        self._record(answer, Actor(answer.sub, client.id, ip), grant_type)
+        return no_store(
+            {
+                "access_token": answer.access_token,
+                "token_type": "Bearer",
+                "expires_in": answer.expires_in,
+                "scope": answer.scope,
+                **({"refresh_token": answer.refresh_token} if answer.refresh_token else {}),
+            }
+        )
+
+    async def _authenticate(self, request: Request, parameters: dict[str, str], ip: str) -> Client:
+        presented = presented_credentials(request, parameters)
+        try:
+            return await self._authenticator.authenticate(presented, ip)
+        except OAuthError as problem:
+            if problem.code == "invalid_client":
+                self._metrics.client_auth_failures.labels(presented.method).inc()
+                # The id is what a stranger wrote: only its beginning goes into the log.
+                actor = Actor(client_id=presented.client_id[:200], ip=ip)
+                self._audit.record(EventType.CLIENT_AUTHENTICATION, "failure", actor, reason=problem.description)
+            raise
+
+    async def _grant(self, client: Client, parameters: dict[str, str]) -> TokenResponse:
+        attempt = secrets.token_urlsafe(12)
+        resource = parameters.get("resource")
+        match parameters.get("grant_type"):
+            case "authorization_code":
+                request = CodeRequest(
+                    _required(parameters, "code"),
+                    parameters.get("code_verifier"),
+                    parameters.get("redirect_uri"),
+                    resource,
+                    attempt,
+                )
+                return await self._authorization_code.redeem(client, request)
+            case "refresh_token":
+                refresh = RefreshRequest(
+                    _required(parameters, "refresh_token"), parameters.get("scope"), resource, attempt
+                )
+                return await self._refresh_token.rotate(client, refresh)
+            case "client_credentials":
+                return await self._client_credentials.issue(client, resource, parameters.get("scope"))
+            case None:
+                raise OAuthError("invalid_request", "grant_type is required")
+            case _:
+                raise OAuthError("unsupported_grant_type", f"grant_type must be one of {', '.join(GRANT_TYPES)}")
+
+    def _record(self, answer: TokenResponse, actor: Actor, grant_type: str) -> None:
+        self._metrics.token_requests.labels(grant_type, "success", "").inc()
+        self._metrics.tokens_issued.labels("access_token", grant_type).inc()
+        if answer.refresh_token:
+            self._metrics.tokens_issued.labels("refresh_token", grant_type).inc()
+        target = {"resource": answer.resource, "grant": answer.grant_id, "scope": answer.scope}
+        self._audit.record(_EVENTS[answer.event], "success", actor, reason=grant_type, target=target)
+
+    def _record_failure(self, problem: OAuthError, actor: Actor, grant_type: str) -> None:
+        match problem:
+            case RefreshTokenReusedError(grant=grant):
+                self._metrics.refresh_token_reuse.inc()
+                self._metrics.token_revocations.labels("refresh_token_reuse").inc()
+                kind = EventType.REFRESH_TOKEN_REUSE_DETECTED
+            case CodeReusedError(grant=grant):
+                self._metrics.token_revocations.labels("code_reuse").inc()
+                kind = EventType.CODE_REUSE_DETECTED
+            case _:
+                if actor.client_id is not None:
+                    kind = EventType.ACCESS_DENIED
+                    self._audit.record(kind, "denied", actor, reason=f"{problem.code}: {problem.description}",
+                                       target={"grant_type": grant_type})  # fmt: skip
+                return
+        actor = Actor(grant.sub, actor.client_id, actor.ip)
+        self._audit.record(kind, "denied", actor, target={"resource": grant.resource, "grant": grant.id})
+
+
+def _required(parameters: dict[str, str], name: str) -> str:
+    if name not in parameters:
+        raise OAuthError("invalid_request", f"{name} is required")
+    return parameters[name]

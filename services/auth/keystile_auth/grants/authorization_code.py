@@ -1,0 +1,161 @@
+"""The authorization code grant with PKCE (RFC 6749 section 4.1, RFC 7636, OAuth 2.1)."""
+
+import hashlib
+import hmac
+import re
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+
+from keystile_auth.clients.client import Client
+from keystile_auth.errors import OAuthError
+from keystile_auth.grants.authorization_request import AuthorizationRequest
+from keystile_auth.grants.token_response import Subject, TokenResponse, new_access_token
+from keystile_auth.settings import TokenSettings
+from keystile_auth.store.grants import Code, Grant, GrantStore
+from keystile_auth.store.users import User, UserStore
+from keystile_auth.tokens import opaque
+from keystile_auth.tokens.resources import Resources
+
+_VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
+
+
+class CodeReusedError(OAuthError):
+    """A code came a second time; its grant was ended (RFC 6749 section 4.1.2)."""
+
+    def __init__(self, grant: Grant) -> None:
+        super().__init__("invalid_grant", "the code was used before; every token it gave is revoked")
+        self.grant = grant
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRequest:
+    """A token request of this grant type. `attempt` is unique to the HTTP request."""
+
+    code: str
+    code_verifier: str | None
+    redirect_uri: str | None
+    resource: str | None
+    attempt: str
+
+    def __repr__(self) -> str:
+        return "CodeRequest(…)"
+
+
+class AuthorizationCodeGrant:
+    """Issues codes to browsers and redeems them for clients."""
+
+    def __init__(
+        self,
+        issuer: str,
+        store: GrantStore,
+        users: UserStore,
+        resources: Resources,
+        refresh_tokens: opaque.RefreshTokens,
+        lifetimes: TokenSettings,
+    ) -> None:
+        self._issuer = issuer
+        self._store = store
+        self._users = users
+        self._resources = resources
+        self._refresh_tokens = refresh_tokens
+        self._lifetimes = lifetimes
+
+    async def issue(self, request: AuthorizationRequest, user: User) -> tuple[str, str]:
+        """Make a code for what `user` has consented to.
+
+        Returns:
+            The code and the id of its grant.
+        """
+        grant_id = opaque.new_grant_id()
+        code = opaque.new_code(grant_id)
+        await self._store.create(
+            grant_id,
+            sub=user.sub,
+            client_id=request.client.id,
+            resource=request.resource.uri,
+            scopes=request.scopes,
+            code=Code(code.hash, request.code_challenge, request.redirect_uri, redeemed=False),
+            code_seconds=self._lifetimes.code_seconds,
+            index_seconds=self._lifetimes.refresh_token_seconds,
+        )
+        return code.text, grant_id
+
+    async def redeem(self, client: Client, request: CodeRequest) -> TokenResponse:
+        """Give the tokens that a code stands for, once.
+
+        Raises:
+            CodeReusedError: it was given before.
+            OAuthError: `invalid_grant`, `invalid_request`, `invalid_target` or `unauthorized_client`.
+        """
+        if "authorization_code" not in client.grant_types:
+            raise OAuthError("unauthorized_client", "the client may not use the authorization code grant")
+        code = opaque.parse_code(request.code)
+        grant = await self._store.find(code.grant_id) if code else None
+        if code is None or grant is None or not hmac.compare_digest(grant.code.hash, code.hash):
+            raise _invalid("the code is unknown or has expired")
+        self._check_binding(grant, client, request)
+        resource = self._resources.find(grant.resource)
+        if resource is None:
+            raise OAuthError("invalid_target", "the resource is no longer served")
+        user = await self._users.find(grant.sub)
+        if user is None or user.disabled:
+            raise _invalid("the user can no longer sign in")
+        scope = " ".join(grant.scopes)
+        token = opaque.new_access_token(grant.id)
+        access = new_access_token(
+            token,
+            Subject(user.sub, user.username, client.id),
+            issuer=self._issuer,
+            resource=resource.uri,
+            scope=scope,
+            seconds=self._lifetimes.access_token_seconds,
+        )
+        refresh = self._refresh_tokens.first(grant.id) if "refresh_token" in client.grant_types else None
+        seconds = self._lifetimes.refresh_token_seconds if refresh else self._lifetimes.access_token_seconds
+        outcome = await self._store.redeem(
+            grant.id, code.hash, request.attempt, access, refresh.hash if refresh else "", seconds
+        )
+        if outcome.word == "reused":
+            raise CodeReusedError(grant)
+        if outcome.word != "redeemed":
+            raise _invalid("the code is unknown or has expired")
+        return TokenResponse(
+            access_token=token.text,
+            expires_in=outcome.seconds,
+            scope=scope,
+            refresh_token=refresh.text if refresh else None,
+            sub=user.sub,
+            resource=resource.uri,
+            grant_id=grant.id,
+        )
+
+    def _check_binding(self, grant: Grant, client: Client, request: CodeRequest) -> None:
+        if grant.client_id != client.id:
+            raise _invalid("the code was issued to another client")
+        if request.redirect_uri is not None and request.redirect_uri != grant.code.redirect_uri:
+            raise _invalid("redirect_uri is not the one of the authorization request")
+        if request.code_verifier is None:
+            raise _invalid("code_verifier is required")
+        if not _VERIFIER.fullmatch(request.code_verifier):
+            raise _invalid("code_verifier must be 43 to 128 characters of A-Z a-z 0-9 - . _ ~")
+        digest = hashlib.sha256(request.code_verifier.encode()).digest()
+        if not hmac.compare_digest(urlsafe_b64encode(digest).rstrip(b"=").decode(), grant.code.challenge):
+            raise _invalid("code_verifier does not match the code_challenge")
+        require_resource(self._resources, request.resource, grant)
+
+
+def require_resource(resources: Resources, requested: str | None, grant: Grant) -> None:
+    """Check that a token request asks for its grant's resource, if it names one (RFC 8707 section 2.2).
+
+    Raises:
+        OAuthError: `invalid_target`.
+    """
+    if requested is None:
+        return
+    resource = resources.find(requested)
+    if resource is None or resource.uri != grant.resource:
+        raise OAuthError("invalid_target", "resource is not the one that was granted")
+
+
+def _invalid(description: str) -> OAuthError:
+    return OAuthError("invalid_grant", description)

@@ -1,0 +1,133 @@
+"""The refresh token grant: rotation, and what happens when an old one comes back (RFC 9700 section 4.14)."""
+
+from dataclasses import dataclass
+
+from keystile_auth.clients.client import Client
+from keystile_auth.errors import OAuthError
+from keystile_auth.grants.authorization_code import require_resource
+from keystile_auth.grants.token_response import Subject, TokenResponse, new_access_token
+from keystile_auth.settings import TokenSettings
+from keystile_auth.store.grants import Grant, GrantStore
+from keystile_auth.store.users import UserStore
+from keystile_auth.tokens.opaque import RefreshTokens
+from keystile_auth.tokens.resources import Resources, parse_scope
+
+
+class RefreshTokenReusedError(OAuthError):
+    """A rotated refresh token came back after the grace; the grant was ended with all its tokens."""
+
+    def __init__(self, grant: Grant) -> None:
+        super().__init__(
+            "invalid_grant",
+            "the refresh token was used before; every token of this grant is revoked, sign in again",
+        )
+        self.grant = grant
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshRequest:
+    """A token request of this grant type. `attempt` is unique to the HTTP request."""
+
+    refresh_token: str
+    scope: str | None
+    resource: str | None
+    attempt: str
+
+    def __repr__(self) -> str:
+        return "RefreshRequest(…)"
+
+
+class RefreshTokenGrant:
+    """Rotates refresh tokens."""
+
+    def __init__(
+        self,
+        issuer: str,
+        store: GrantStore,
+        users: UserStore,
+        resources: Resources,
+        tokens: RefreshTokens,
+        lifetimes: TokenSettings,
+    ) -> None:
+        self._issuer = issuer
+        self._store = store
+        self._users = users
+        self._resources = resources
+        self._tokens = tokens
+        self._lifetimes = lifetimes
+
+    async def rotate(self, client: Client, request: RefreshRequest) -> TokenResponse:
+        """Give a new access token and the refresh token's successor.
+
+        Raises:
+            RefreshTokenReusedError: it was rotated before, longer ago than the grace.
+            OAuthError: `invalid_grant`, `invalid_scope`, `invalid_target` or `unauthorized_client`.
+        """
+        if "refresh_token" not in client.grant_types:
+            raise OAuthError("unauthorized_client", "the client may not use refresh tokens")
+        token = self._tokens.parse(request.refresh_token)
+        grant = await self._store.find(token.grant_id) if token else None
+        if token is None or grant is None or not grant.has_refresh_token:
+            raise _invalid("the refresh token is unknown or has expired")
+        if grant.client_id != client.id:
+            raise _invalid("the refresh token was issued to another client")
+        if not grant.is_live:
+            raise _invalid("the grant has ended; sign in again")
+        require_resource(self._resources, request.resource, grant)
+        scope = self._scope(request.scope, grant)
+        subject = await self._subject(grant, client)
+        successor, access_token = self._tokens.successor(token), self._tokens.access_token(token)
+        access = new_access_token(
+            access_token,
+            subject,
+            issuer=self._issuer,
+            resource=grant.resource,
+            scope=scope,
+            seconds=self._lifetimes.access_token_seconds,
+        )
+        outcome = await self._store.rotate(
+            grant.id,
+            token.hash,
+            token.generation,
+            request.attempt,
+            successor.hash,
+            access,
+            scope,
+            self._lifetimes.refresh_token_seconds,
+            self._lifetimes.refresh_grace_seconds,
+        )
+        if outcome.word == "reused":
+            raise RefreshTokenReusedError(grant)
+        if outcome.word not in {"rotated", "repeated", "repaired"}:
+            raise _invalid("the grant has ended; sign in again")
+        await self._store.relist(grant, self._lifetimes.refresh_token_seconds)
+        return TokenResponse(
+            access_token=access_token.text,
+            expires_in=outcome.seconds,
+            scope=outcome.scope,
+            refresh_token=successor.text,
+            sub=grant.sub,
+            resource=grant.resource,
+            grant_id=grant.id,
+            event="repaired" if outcome.word == "repaired" else "refreshed",
+        )
+
+    def _scope(self, requested: str | None, grant: Grant) -> str:
+        if not requested:
+            return " ".join(grant.scopes)
+        scopes = parse_scope(requested)
+        if not set(scopes) <= set(grant.scopes):
+            raise OAuthError("invalid_scope", "a refresh cannot widen the scope; send the user to authorize again")
+        return " ".join(scopes)
+
+    async def _subject(self, grant: Grant, client: Client) -> Subject:
+        if self._resources.find(grant.resource) is None:
+            raise OAuthError("invalid_target", "the resource is no longer served")
+        user = await self._users.find(grant.sub)
+        if user is None or user.disabled:
+            raise _invalid("the user can no longer sign in")
+        return Subject(user.sub, user.username, client.id)
+
+
+def _invalid(description: str) -> OAuthError:
+    return OAuthError("invalid_grant", description)

@@ -1,0 +1,1 @@
+"""Who is this? Each module answers it from one source."""

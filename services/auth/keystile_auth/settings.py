@@ -1,0 +1,185 @@
+"""The authorization server's settings."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from keystile_common.settings import (
+    AuditSettings,
+    Listen,
+    LogSettings,
+    PublicUrl,
+    Section,
+    StoreSettings,
+    TraceSettings,
+)
+
+MASTER_KEY_BYTES = 32
+MIN_SECRET_CHARACTERS = 32
+
+
+class ResourceSettings(Section):
+    """A protected resource: an MCP server that this server issues tokens for.
+
+    Its name in the map is what it authenticates with at /introspect, beside `secret`.
+    """
+
+    uri: PublicUrl
+    title: str = Field(min_length=1, max_length=80)
+    scopes: dict[str, str] = Field(min_length=1)
+    default_scopes: list[str] = []
+    secret: SecretStr
+
+    @field_validator("scopes")
+    @classmethod
+    def _scopes_are_tokens(cls, scopes: dict[str, str]) -> dict[str, str]:
+        for name, text in scopes.items():
+            if not name.isascii() or any(c <= " " or c in '"\\\x7f' for c in name):
+                raise ValueError(f"the scope {name!r} must be printable ASCII without spaces, quotes or backslashes")
+            if not text.strip():
+                raise ValueError(f"the scope {name} needs a sentence that people read at consent")
+        return scopes
+
+    @field_validator("secret")
+    @classmethod
+    def _secret_is_long(cls, secret: SecretStr) -> SecretStr:
+        if len(secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
+            raise ValueError(f"must be at least {MIN_SECRET_CHARACTERS} characters: openssl rand -hex 32")
+        return secret
+
+    @model_validator(mode="after")
+    def _defaults_exist(self) -> Self:
+        unknown = [scope for scope in self.default_scopes if scope not in self.scopes]
+        if unknown:
+            raise ValueError(f"default_scopes names {', '.join(unknown)}, which scopes does not have")
+        return self
+
+
+class TokenSettings(Section):
+    """Lifetimes."""
+
+    access_token_seconds: int = Field(default=900, ge=1, le=86400)
+    refresh_token_seconds: int = Field(default=30 * 86400, ge=1)
+    code_seconds: int = Field(default=60, ge=1, le=60)
+    refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
+
+
+class SessionSettings(Section):
+    """Sign-in sessions of people."""
+
+    idle_seconds: int = Field(default=12 * 3600, ge=60)
+    lifetime_seconds: int = Field(default=7 * 86400, ge=60)
+    sign_in_seconds: int = Field(default=600, ge=10, le=3600)
+
+
+class RegistrationSettings(Section):
+    """Dynamic client registration, RFC 7591 and 7592."""
+
+    enabled: bool = True
+    per_hour_and_address: int = Field(default=60, ge=1)
+    private_use_schemes: list[str] = ["cursor"]
+
+    @field_validator("private_use_schemes")
+    @classmethod
+    def _schemes_are_harmless(cls, schemes: list[str]) -> list[str]:
+        for scheme in schemes:
+            if not scheme.replace("-", "").replace(".", "").replace("+", "").isalnum() or scheme != scheme.lower():
+                raise ValueError(f"{scheme!r} is not a lower-case URI scheme")
+            if scheme in {
+                "http",
+                "https",
+                "javascript",
+                "data",
+                "file",
+                "vbscript",
+                "blob",
+                "about",
+                "ftp",
+                "ws",
+                "wss",
+            }:
+                raise ValueError(f"{scheme} can never be a private-use scheme")
+        return schemes
+
+
+class MetadataDocumentSettings(Section):
+    """Client ID Metadata Documents: a client's https URL is its id."""
+
+    enabled: bool = True
+    allow_loopback: bool = False
+    ca_file: Path | None = None
+    timeout_seconds: float = Field(default=3, gt=0, le=10)
+    max_cache_seconds: int = Field(default=86400, ge=0)
+    fetches_per_minute_and_address: int = Field(default=60, ge=1)
+
+
+class SignInSettings(Section):
+    """How people sign in and consent.
+
+    With `always_ask_native_clients` a client on the user's own machine needs a click each time, though it was
+    consented to before (RFC 8252 section 8.6: any program there could claim to be that client).
+    """
+
+    always_ask_native_clients: bool = False
+    failures_per_5_minutes_and_user: int = Field(default=10, ge=1)
+    failures_per_5_minutes_and_address: int = Field(default=50, ge=1)
+
+
+class AuthSettings(Section):
+    """Everything the authorization server can be told."""
+
+    issuer: PublicUrl
+    master_key: SecretStr
+    resources: dict[str, ResourceSettings] = Field(min_length=1)
+    listen: Listen = Listen(port=3001)
+    metrics: Listen = Listen(port=9464)
+    trusted_proxies: list[str] = []
+    drain_seconds: int = Field(default=10, ge=0)
+    store: StoreSettings = StoreSettings()
+    tokens: TokenSettings = TokenSettings()
+    sessions: SessionSettings = SessionSettings()
+    registration: RegistrationSettings = RegistrationSettings()
+    metadata_documents: MetadataDocumentSettings = MetadataDocumentSettings()
+    sign_in: SignInSettings = SignInSettings()
+    audit: AuditSettings = AuditSettings()
+    traces: TraceSettings = TraceSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("issuer")
+    @classmethod
+    def _no_trailing_slash(cls, issuer: str) -> str:
+        # RFC 8414 section 3.1 strips it to build the metadata's address, so two spellings would be one place.
+        if issuer.endswith("/"):
+            raise ValueError("must not end with a slash")
+        return issuer
+
+    @field_validator("master_key")
+    @classmethod
+    def _master_key_is_a_key(cls, key: SecretStr) -> SecretStr:
+        decode_master_key(key)
+        return key
+
+    @model_validator(mode="after")
+    def _resources_differ(self) -> Self:
+        uris = [resource.uri.rstrip("/").lower() for resource in self.resources.values()]
+        if len(set(uris)) != len(uris):
+            raise ValueError("resources: two of them have the same uri")
+        return self
+
+
+def decode_master_key(key: SecretStr) -> bytes:
+    """The 32 bytes that `master_key` spells in base64.
+
+    Raises:
+        ValueError: it does not; the text says how to make one.
+    """
+    try:
+        decoded = base64.b64decode(key.get_secret_value(), validate=True)
+    except (binascii.Error, ValueError):
+        decoded = b""
+    if len(decoded) != MASTER_KEY_BYTES:
+        raise ValueError(f"must be {MASTER_KEY_BYTES} random bytes in base64: openssl rand -base64 32")
+    return decoded

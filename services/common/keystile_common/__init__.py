@@ -1,0 +1,1 @@
+"""What both Keystile services need: settings, store connection, signals, limits, outbound HTTP."""

@@ -1,0 +1,103 @@
+"""Caps on what a request may bring, applied before anything of it is parsed."""
+
+import asyncio
+import contextlib
+import json
+from http import HTTPStatus
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_HEADER_BYTES = 16 * 1024
+MAX_QUERY_BYTES = 8 * 1024
+MAX_DISCARDED_BYTES = 16 * 1024 * 1024
+MAX_DISCARDING_SECONDS = 1.0
+
+
+class RequestTooLargeError(Exception):
+    """The body went on past its cap while it was read."""
+
+
+class LimitsMiddleware:
+    """Refuses oversized headers (431), query strings (414) and bodies (413) with a JSON error."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await _discard(receive)
+            await _refuse(send, *refusal)
+            return
+        started = False
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._max_body:
+                    raise RequestTooLargeError
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, noted)
+        except RequestTooLargeError:
+            if started:
+                raise
+            await _discard(receive)
+            await _refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._body_sentence())
+
+    def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
+        if len(scope["query_string"]) > MAX_QUERY_BYTES:
+            return HTTPStatus.REQUEST_URI_TOO_LONG, f"the query must be at most {MAX_QUERY_BYTES} bytes"
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            return (
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"all headers together must be at most {MAX_HEADER_BYTES} bytes",
+            )
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if any(not value.isdigit() for value in lengths):
+            return HTTPStatus.BAD_REQUEST, "Content-Length must be a number"
+        if any(int(value) > self._max_body for value in lengths):
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._body_sentence()
+        return None
+
+    def _body_sentence(self) -> str:
+        return f"the body must be at most {self._max_body} bytes"
+
+
+async def _discard(receive: Receive) -> None:
+    """Let a client finish writing, within bounds: one whose connection is reset while it writes sees no answer."""
+    discarded = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(MAX_DISCARDING_SECONDS):
+            while discarded < MAX_DISCARDED_BYTES:
+                message = await receive()
+                discarded += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+
+
+async def _refuse(send: Send, status: HTTPStatus, sentence: str) -> None:
+    body = json.dumps({"error": "invalid_request", "error_description": sentence}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        # What may be left of the body is not worth reading.
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,169 @@
+"""Every Prometheus metric that Keystile exports, by the service that exports it.
+
+Names, labels and the closed sets their values come from stand here and nowhere else. A label never
+carries a token, a user or anything that a client can choose freely.
+"""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# From a loopback look-up to a request that waits for its timeout.
+SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class StoreMetrics:
+    """What every service that talks to the store exports."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.operation_duration = Histogram(
+            "keystile_store_operation_duration_seconds",
+            "Time a store operation took, by its name.",
+            ["operation"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.errors = Counter(
+            "keystile_store_errors_total",
+            "Store operations that failed, by kind: timeout, connection, full, error.",
+            ["operation", "kind"],
+            registry=registry,
+        )
+
+
+class AuditMetrics:
+    """What the audit log exports."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.events = Counter(
+            "keystile_audit_events_total", "Audit events recorded.", ["type", "outcome"], registry=registry
+        )
+        self.write_failures = Counter(
+            "keystile_audit_write_failures_total",
+            "Audit events a sink did not take.",
+            ["sink"],
+            registry=registry,
+        )
+
+
+class AuthMetrics:
+    """What the authorization server exports."""
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        self.registry = registry
+        self.store = StoreMetrics(registry)
+        self.audit = AuditMetrics(registry)
+        self.token_requests = Counter(
+            "keystile_token_requests_total",
+            "Requests at the token endpoint. error is RFC 6749's code, empty on success.",
+            ["grant_type", "outcome", "error"],
+            registry=registry,
+        )
+        self.token_request_duration = Histogram(
+            "keystile_token_request_duration_seconds",
+            "Time a token request took.",
+            ["grant_type"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.tokens_issued = Counter(
+            "keystile_tokens_issued_total", "Tokens issued.", ["token_type", "grant_type"], registry=registry
+        )
+        self.authorization_requests = Counter(
+            "keystile_authorization_requests_total",
+            "Authorization requests that came to an end, by outcome: granted, denied, error.",
+            ["outcome", "error"],
+            registry=registry,
+        )
+        self.introspection_requests = Counter(
+            "keystile_introspection_requests_total",
+            "Introspection requests by result: active, inactive, unauthorized, invalid, error.",
+            ["result"],
+            registry=registry,
+        )
+        self.introspection_duration = Histogram(
+            "keystile_introspection_duration_seconds",
+            "Time an introspection request took.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.token_revocations = Counter(
+            "keystile_token_revocations_total",
+            "Grants ended or tokens revoked, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.refresh_token_reuse = Counter(
+            "keystile_refresh_token_reuse_detected_total",
+            "Refresh tokens used again after their rotation; each ends its grant.",
+            registry=registry,
+        )
+        self.client_auth_failures = Counter(
+            "keystile_client_auth_failures_total",
+            "Client authentications that failed, by method.",
+            ["method"],
+            registry=registry,
+        )
+        self.client_registrations = Counter(
+            "keystile_client_registrations_total",
+            "Clients that became known, by source: registration, metadata_document, operator.",
+            ["source", "outcome"],
+            registry=registry,
+        )
+        self.rate_limited = Counter(
+            "keystile_rate_limited_total",
+            "Requests refused by a rate limit.",
+            ["endpoint"],
+            registry=registry,
+        )
+        self.logins = Counter(
+            "keystile_logins_total",
+            "Sign-ins by identity source and outcome.",
+            ["identity", "outcome"],
+            registry=registry,
+        )
+        _build_info(registry, "auth", version)
+
+
+class McpMetrics:
+    """What the MCP resource server exports."""
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        self.registry = registry
+        self.audit = AuditMetrics(registry)
+        self.introspection_cache_requests = Counter(
+            "keystile_introspection_cache_requests_total",
+            "Look-ups in the introspection cache by result: hit, negative_hit, miss, joined.",
+            ["result"],
+            registry=registry,
+        )
+        self.token_validations = Counter(
+            "keystile_token_validations_total",
+            "Bearer tokens checked, by method and by result: valid, malformed, inactive, expired, not_yet_valid, "
+            "wrong_audience, wrong_issuer, unavailable, missing.",
+            ["method", "result"],
+            registry=registry,
+        )
+        self.requests = Counter(
+            "keystile_mcp_requests_total",
+            "MCP requests by JSON-RPC method.",
+            ["method", "outcome"],
+            registry=registry,
+        )
+        self.tool_calls = Counter(
+            "keystile_mcp_tool_calls_total",
+            "Tool calls of tools that exist.",
+            ["tool", "outcome"],
+            registry=registry,
+        )
+        self.sessions = Gauge("keystile_mcp_sessions", "Open MCP sessions in this process.", registry=registry)
+        _build_info(registry, "mcp", version)
+
+
+def _build_info(registry: CollectorRegistry, component: str, version: str) -> None:
+    Gauge(
+        "keystile_build_info",
+        "Always 1; its labels say what runs.",
+        ["component", "version"],
+        registry=registry,
+    ).labels(component, version).set(1)

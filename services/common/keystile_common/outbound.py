@@ -1,0 +1,157 @@
+"""HTTP to addresses that a client chose: public ones only, and exactly the one that was checked.
+
+A Client ID Metadata Document or a `jwks_uri` is a URL that a stranger names. The name is resolved once,
+every address it resolves to must be public, and the connection goes to a checked address, so neither an
+internal address nor a name that changes between check and use gets through.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+# Prefixes that carry an IPv4 address inside an IPv6 one (RFC 6052, RFC 8215): what they reach is that address.
+_TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+
+
+class OutboundError(Exception):
+    """A document could not be had; `str()` is a sentence that may be shown to whoever named its URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What was fetched: the body, and the headers that say how long it may be kept (names in lower case)."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+def is_public_address(address: str, *, allow_loopback: bool = False) -> bool:
+    """Whether `address` (IPv4 or IPv6 text) may be connected to on a stranger's behalf."""
+    ip = ipaddress.ip_address(address.split("%", 1)[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        mapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if mapped is not None:
+            return is_public_address(str(mapped), allow_loopback=allow_loopback)
+        if any(ip in network for network in _TRANSLATED):
+            return False
+    if ip.is_loopback:
+        return allow_loopback
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+class _CheckedResolver(AbstractResolver):
+    def __init__(self, *, allow_loopback: bool) -> None:
+        self._allow_loopback = allow_loopback
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+        results = []
+        for kind, _, protocol, _, address in found:
+            ip = str(address[0])
+            if not is_public_address(ip, allow_loopback=self._allow_loopback):
+                raise OutboundError(f"{host} resolves to an address that is not public")
+            results.append(
+                ResolveResult(
+                    hostname=host,
+                    host=ip,
+                    port=port,
+                    family=kind,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST,
+                )
+            )
+        return results
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+
+class PublicFetcher:
+    """Fetches small https documents whose URLs strangers chose. One aiohttp session, no cookies, no redirects."""
+
+    def __init__(self, *, allow_loopback: bool, timeout_seconds: float, ca_file: Path | None = None) -> None:
+        self._allow_loopback = allow_loopback
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._ca_file = ca_file
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        context = ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file else None)
+        connector = aiohttp.TCPConnector(
+            resolver=_CheckedResolver(allow_loopback=self._allow_loopback),
+            use_dns_cache=False,
+            ssl=context,
+            limit=16,
+            limit_per_host=2,
+            force_close=True,  # each fetch is checked anew; a kept connection would outlive its check
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=self._timeout, trust_env=False
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, url: str, *, max_bytes: int) -> Document:
+        """Fetch `url`.
+
+        Args:
+            url: https, no user or password in it.
+            max_bytes: the most the body may have.
+
+        Raises:
+            OutboundError: not https, not public, redirected, not 200, too large, too slow or not reachable.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname or parts.username or parts.password:
+            raise OutboundError("the URL must be https and have no user or password")
+        self._refuse_literal_address(parts.hostname)
+        if self._session is None:
+            raise RuntimeError("PublicFetcher is used as an async context manager")
+        try:
+            async with self._session.get(
+                url, allow_redirects=False, headers={"Accept": "application/json"}
+            ) as response:
+                if response.status != HTTPStatus.OK:
+                    raise OutboundError(f"{parts.hostname} answered {response.status}; it must be 200, no redirect")
+                body = await response.content.read(max_bytes + 1)
+                while len(body) <= max_bytes and not response.content.at_eof():
+                    body += await response.content.read(max_bytes + 1 - len(body))
+                headers = {name.lower(): value for name, value in response.headers.items()}
+        except TimeoutError:
+            raise OutboundError(f"{parts.hostname} did not answer in time") from None
+        except (aiohttp.ClientError, OSError, ValueError) as problem:
+            if isinstance(problem.__cause__, OutboundError):
+                raise problem.__cause__ from None
+            raise OutboundError(f"{parts.hostname} could not be reached") from None
+        if len(body) > max_bytes:
+            raise OutboundError(f"the document at {parts.hostname} is larger than {max_bytes} bytes")
+        return Document(body, headers)
+
+    def _refuse_literal_address(self, host: str) -> None:
+        # aiohttp does not ask the resolver about a host that is an address already.
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            # 0x7f.1, 2130706433 and the like are addresses to the C library.
+            if host.replace(".", "").isdigit() or host.lower().startswith("0x"):
+                raise OutboundError("the URL's host must be a name") from None
+            return
+        if not is_public_address(host, allow_loopback=self._allow_loopback):
+            raise OutboundError("the URL's address is not public")

@@ -1,0 +1,93 @@
+"""Running an ASGI app under uvicorn, with its metrics on a port of their own."""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from prometheus_client import CollectorRegistry, start_http_server
+from starlette.types import ASGIApp
+
+from keystile_common.settings import Listen
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; `str()` says what to do."""
+
+
+def bind(listen: Listen, setting: str) -> socket.socket:
+    """Bind before anything else starts, so that a port in use is said in one sentence.
+
+    Args:
+        listen: host and port.
+        setting: the environment variable that changes the port, for the sentence.
+
+    Raises:
+        ListenError: the address is in use, not ours, or needs rights we do not have.
+    """
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off only where the protocol is named; with it, answers may wait 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((listen.host, listen.port))
+        # Bound is not enough: two sockets may bind one port, only one of them may listen.
+        listener.listen(2048)
+    except OSError as problem:
+        listener.close()
+        raise ListenError(_sentence(problem, listen, setting)) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _sentence(problem: OSError, listen: Listen, setting: str) -> str:
+    if problem.errno == errno.EADDRINUSE:
+        return (
+            f"Port {listen.port} on {listen.host} is in use: stop what listens there, or choose another with {setting}."
+        )
+    if problem.errno == errno.EACCES:
+        return f"Port {listen.port} needs rights this user does not have: choose one above 1023 with {setting}."
+    return f"Cannot listen on {listen.host}:{listen.port} ({problem.strerror}): change it with {setting}."
+
+
+@contextlib.contextmanager
+def serve_metrics(registry: CollectorRegistry, listen: Listen, setting: str) -> Iterator[None]:
+    """Answer Prometheus on `listen` while the block runs.
+
+    Raises:
+        ListenError: as `bind`.
+    """
+    try:
+        server, thread = start_http_server(listen.port, listen.host, registry)
+    except OSError as problem:
+        raise ListenError(_sentence(problem, listen, setting)) from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=2)
+
+
+def run(app: ASGIApp, listener: socket.socket, *, trusted_proxies: list[str], drain_seconds: int) -> None:
+    """Serve `app` until SIGTERM or SIGINT, then finish what is in flight for at most `drain_seconds`.
+
+    Args:
+        app: the application.
+        listener: from `bind`.
+        trusted_proxies: addresses or networks whose X-Forwarded-For names the client; nobody's by default.
+        drain_seconds: how long open requests may go on after the signal.
+    """
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=trusted_proxies,
+        timeout_graceful_shutdown=drain_seconds,
+        lifespan="on",
+        ws="none",
+    )
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,218 @@
+"""Settings: one YAML file, `KEYSTILE_…` environment variables over it, secrets from mounted files.
+
+Every setting has one name. `store.url` in YAML is `KEYSTILE_STORE__URL` in the environment and a file
+named `store__url` in the secrets folder. A key that no setting has, or a value that cannot be right, is
+refused with its path before anything starts.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+PREFIX = "KEYSTILE_"
+CONFIG_VARIABLE = "KEYSTILE_CONFIG"
+SECRETS_VARIABLE = "KEYSTILE_SECRETS_DIR"
+# Read by `keystile dev` alone; the services it starts inherit them.
+DEVELOPMENT_VARIABLES = frozenset({"KEYSTILE_DEMO_PASSWORD", "KEYSTILE_DATA_DIR"})
+SEPARATOR = "__"
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used. `str()` is text for a person, one line a problem, never a secret."""
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SettingsT = TypeVar("SettingsT", bound=Section)
+
+
+def _public_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError("must be an absolute https URL such as https://auth.example.com")
+    if url.query or url.fragment or url.username or url.password:
+        raise ValueError("must have no query, fragment, user or password")
+    if url.scheme == "http" and not is_loopback_host(url.hostname):
+        raise ValueError("must be https (plain http is accepted for 127.0.0.1, ::1 and localhost only)")
+    if value != value.strip() or url.netloc != url.netloc.lower():
+        raise ValueError("must be written with a lower-case host and no surrounding spaces")
+    return value
+
+
+def is_loopback_host(host: str | None) -> bool:
+    """Whether `host` (no brackets, no port) names this machine only, as RFC 8252 section 7.3 means it."""
+    return host in {"127.0.0.1", "::1", "localhost"}
+
+
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+"""An absolute URL that clients see: https, or http on a loopback host. Kept byte for byte as written."""
+
+
+class Listen(Section):
+    """Where a server accepts connections."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+
+
+class StoreSettings(Section):
+    """The Valkey or Redis server that holds every state Keystile has."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    max_connections: int = Field(default=64, ge=1)
+    connect_timeout_seconds: float = Field(default=0.5, gt=0, le=2)
+    command_timeout_seconds: float = Field(default=0.8, gt=0, le=2)
+
+
+class AuditSettings(Section):
+    """Where audit events go besides standard output."""
+
+    stdout: bool = True
+    file: Path | None = None
+
+
+class TraceSettings(Section):
+    """OpenTelemetry traces; off unless an endpoint is set."""
+
+    otlp_endpoint: str | None = None
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+
+
+class LogSettings(Section):
+    """Operational log on standard error."""
+
+    level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+
+def load(model: type[SettingsT], environ: Mapping[str, str] | None = None) -> SettingsT:
+    """Read `model` from the YAML file, secrets folder and variables that `environ` names.
+
+    Args:
+        model: the service's settings class.
+        environ: environment variables; the process's own by default.
+
+    Raises:
+        SettingsError: a file cannot be read, a key is unknown or a value is wrong; all problems at once.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    config = environ.get(CONFIG_VARIABLE)
+    if config:
+        _merge(values, _read_yaml(Path(config)))
+    secrets = environ.get(SECRETS_VARIABLE)
+    if secrets:
+        for name, text in _read_secrets(Path(secrets)):
+            _set(values, name.lower().split(SEPARATOR), text, model)
+            origin[name.lower().replace(SEPARATOR, ".")] = f"the file {name} in {SECRETS_VARIABLE}"
+    for name, text in sorted(environ.items()):
+        if not name.startswith(PREFIX) or name in {CONFIG_VARIABLE, SECRETS_VARIABLE, *DEVELOPMENT_VARIABLES}:
+            continue
+        path = name.removeprefix(PREFIX).lower().split(SEPARATOR)
+        _set(values, path, text, model)
+        origin[".".join(path)] = f"the variable {name}"
+    try:
+        return model.model_validate(values)
+    except ValidationError as problem:
+        raise SettingsError("\n".join(_sentence(e, model, origin) for e in problem.errors())) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as problem:
+        raise SettingsError(f"{CONFIG_VARIABLE}: cannot read {path}: {problem.strerror}") from None
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise SettingsError(f"{CONFIG_VARIABLE}: {path} is not valid YAML{where}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise SettingsError(f"{CONFIG_VARIABLE}: {path} must hold a map of settings")
+    return document
+
+
+def _read_secrets(folder: Path) -> Iterable[tuple[str, str]]:
+    try:
+        # A mounted Secret has links such as ..data beside the keys.
+        files = [f for f in sorted(folder.iterdir()) if not f.name.startswith(".") and f.is_file()]
+        return [(f.name, f.read_text().rstrip("\r\n")) for f in files]
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "not UTF-8 text"
+        raise SettingsError(f"{SECRETS_VARIABLE}: cannot read {folder}: {reason}") from None
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _set(values: dict[str, Any], path: list[str], text: str, model: type[BaseModel]) -> None:
+    """Put `text` at `path`. Where the setting is a list or map, the text is read as YAML."""
+    node = values
+    for part in path[:-1]:
+        child = node.get(part)
+        if not isinstance(child, dict):
+            child = node[part] = {}
+        node = child
+    node[path[-1]] = yaml.safe_load(text) if _is_structured(model, path) else text
+
+
+def _is_structured(model: type[BaseModel], path: list[str]) -> bool:
+    annotation: Any = model
+    for part in path:
+        fields = getattr(annotation, "model_fields", None)
+        if fields is None:  # below a map of named things: {name: Section}
+            arguments = getattr(annotation, "__args__", ())
+            annotation = arguments[-1] if arguments else str
+        elif part in fields:
+            annotation = fields[part].annotation
+        else:
+            return False
+    origin = getattr(annotation, "__origin__", annotation)
+    return isinstance(origin, type) and issubclass(origin, (list, tuple, dict, frozenset, set, BaseModel))
+
+
+def _sentence(error: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    source = origin.get(path)
+    where = f"{path} ({source})" if source else path
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(model, error["loc"])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"{where}: no such setting; {hint}"
+    if error["type"] == "missing":
+        variable = PREFIX + path.replace(".", SEPARATOR).upper()
+        return f"{where}: is required; set it in the YAML file or as {variable}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    annotation: Any = model
+    for part in location[:-1]:
+        fields = getattr(annotation, "model_fields", None)
+        if fields is not None:
+            annotation = fields[str(part)].annotation if str(part) in fields else None
+        else:
+            arguments = getattr(annotation, "__args__", ())
+            annotation = arguments[-1] if arguments else None
+    return list(getattr(annotation, "model_fields", {}))

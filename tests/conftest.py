@@ -1,0 +1,99 @@
+"""What every test may ask for: a real store, a real authorization server, Docker, Chromium."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keystile_auth.store import embedded
+from tests.auth_server import AuthServer, running_auth_server
+
+_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_IN_CI = os.environ.get("CI") == "true"
+
+
+@cache
+def _docker_problem() -> str | None:
+    docker = shutil.which("docker")
+    if docker is None:
+        return "no docker command on PATH"
+    answer = subprocess.run([docker, "info"], capture_output=True, check=False, timeout=30)
+    return None if answer.returncode == 0 else "no Docker engine answers"
+
+
+@cache
+def _chromium() -> str | None:
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _CHROMIUM_NAMES)), None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out, aloud, what this machine cannot run; in CI nothing may be left out."""
+    missing = None
+    if item.get_closest_marker("docker"):
+        missing = _docker_problem()
+    elif item.get_closest_marker("browser") and _chromium() is None:
+        missing = f"no Chromium (looked for {', '.join(_CHROMIUM_NAMES)}, or set CHROMIUM)"
+    if missing and _IN_CI:
+        pytest.fail(f"CI runs every test, but: {missing}", pytrace=False)
+    if missing:
+        pytest.skip(missing)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say aloud how many tests were left out."""
+    skipped = len(terminalreporter.stats.get("skipped", []))
+    if skipped:
+        terminalreporter.write_line(f"LEFT OUT: {skipped} tests that this machine cannot run; see above why.", red=True)
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """The browser to drive."""
+    found = _chromium()
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def store_url() -> Iterator[str]:
+    """A real Valkey, one a test process."""
+    # A short path: a unix socket's name has a hundred characters at most.
+    with tempfile.TemporaryDirectory(prefix="ks-") as folder, embedded.run(Path(folder)) as url:
+        yield url
+
+
+StartAuthServer = Callable[..., AuthServer]
+
+
+@pytest.fixture
+def start_auth_server(store_url: str) -> Iterator[StartAuthServer]:
+    """Starts authorization servers on the test's store, with settings of the test's own."""
+    with ExitStack() as stack:
+
+        def start(**overrides: Any) -> AuthServer:
+            return stack.enter_context(running_auth_server(store_url, **overrides))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def auth_server(store_url: str) -> Iterator[AuthServer]:
+    """An authorization server that a module's tests share; see `tests.auth_server` for its settings."""
+    with running_auth_server(store_url) as server:
+        yield server
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
