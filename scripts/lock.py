@@ -196,8 +196,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.check:
         return check()
-    for lock in LOCKS:
-        compile_lock(lock, upgrade=arguments.upgrade)
+    try:
+        for lock in LOCKS:
+            compile_lock(lock, upgrade=arguments.upgrade)
+    except subprocess.CalledProcessError:
+        print("The pins could not be made; what uv says above is why.", file=sys.stderr)
+        return 1
     return check()
 
 

@@ -233,7 +233,8 @@ def serving(app: Any, listener: Any) -> Iterator[None]:
     thread.start()
     deadline = time.monotonic() + 10
     while not server.started:
-        assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
+        assert thread.is_alive(), "the server stopped while it started"
+        assert time.monotonic() < deadline, "the server did not start in time"
         time.sleep(0.005)
     try:
         yield

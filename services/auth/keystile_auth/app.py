@@ -6,11 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import structlog
 from fastapi import FastAPI
 from opentelemetry.trace import Tracer
 from prometheus_client import CollectorRegistry
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -24,18 +22,17 @@ from keystile_auth.clients.metadata_document import MetadataDocuments
 from keystile_auth.clients.registration import Registration
 from keystile_auth.endpoints import metadata
 from keystile_auth.endpoints.account import AccountEndpoint
-from keystile_auth.endpoints.answers import error_answer, no_store, unavailable_answer
 from keystile_auth.endpoints.authorize import AuthorizationEndpoint
 from keystile_auth.endpoints.browser import Browsers
 from keystile_auth.endpoints.consent import ConsentEndpoint
+from keystile_auth.endpoints.errors import ErrorAnswers
 from keystile_auth.endpoints.introspection import IntrospectionEndpoint
 from keystile_auth.endpoints.login import LoginEndpoint
-from keystile_auth.endpoints.pages import PageError, Pages, redirect, wants_html
+from keystile_auth.endpoints.pages import Pages, redirect
 from keystile_auth.endpoints.registration import RegistrationEndpoint
 from keystile_auth.endpoints.revocation import RevocationEndpoint
 from keystile_auth.endpoints.token import TokenEndpoint
 from keystile_auth.endpoints.waiting_request import WaitingRequests
-from keystile_auth.errors import OAuthError, RateLimitedError
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant
 from keystile_auth.grants.client_credentials import ClientCredentialsGrant
 from keystile_auth.grants.refresh_token import RefreshTokenGrant
@@ -115,7 +112,7 @@ def create_app(
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     routes = _endpoints(settings, store, metrics, audit, clock, fetcher, master_key, resources, pages, local_users)
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
-    _render_errors(app, pages, metrics)
+    ErrorAnswers(pages, metrics).register(app)
     limited = LimitsMiddleware(app, MAX_BODY_BYTES)
     return TraceMiddleware(limited, tracer)
 
@@ -217,66 +214,3 @@ def _store_check(store: Store) -> health.Check:
         return None
 
     return check
-
-
-def _render_errors(app: FastAPI, pages: Pages, metrics: AuthMetrics) -> None:
-    """Errors become answers here and nowhere else: a page for a person, JSON for a program."""
-
-    async def oauth(request: Request, problem: Exception) -> Response:
-        assert isinstance(problem, OAuthError)  # noqa: S101 (registered for this class alone)
-        if isinstance(problem, RateLimitedError):
-            metrics.rate_limited.labels(problem.endpoint).inc()
-        if not wants_html(request):
-            return error_answer(request, problem)
-        page = PageError(
-            int(problem.status),
-            "That did not work",
-            f"{problem.description}.".capitalize(),
-            None,
-            problem.code,
-        )
-        response = pages.error(page)
-        if problem.retry_after is not None:
-            response.headers["Retry-After"] = str(problem.retry_after)
-        return response
-
-    async def page(_: Request, problem: Exception) -> Response:
-        assert isinstance(problem, PageError)  # noqa: S101
-        return pages.error(problem)
-
-    async def unavailable(request: Request, _: Exception) -> Response:
-        answer = unavailable_answer()
-        if not wants_html(request):
-            return answer
-        shown = pages.error(
-            PageError(
-                503,
-                "Please try again in a moment",
-                "The server cannot reach its data at the moment. Nothing was changed.",
-                "Wait a few seconds and load this page again.",
-                "temporarily_unavailable",
-            )
-        )
-        shown.headers["Retry-After"] = answer.headers["Retry-After"]
-        return shown
-
-    async def http(request: Request, problem: Exception) -> Response:
-        assert isinstance(problem, HTTPException)  # noqa: S101
-        if wants_html(request):
-            heading = "There is no such page" if problem.status_code == 404 else problem.detail
-            return pages.error(PageError(problem.status_code, heading, "The address or the way it was asked is wrong."))
-        content = {"error": "invalid_request", "error_description": problem.detail}
-        return no_store(content, problem.status_code, {**(problem.headers or {}), "Cache-Control": "no-store"})
-
-    async def unexpected(request: Request, problem: Exception) -> Response:
-        # The kind of error only: its text could carry what a request brought.
-        structlog.get_logger("keystile_auth").error("unexpected error", kind=type(problem).__name__)
-        if wants_html(request):
-            return pages.error(PageError(500, "Something went wrong here", "The server made a mistake. It is logged."))
-        return no_store({"error": "server_error", "error_description": "the server made a mistake"}, 500)
-
-    app.add_exception_handler(OAuthError, oauth)
-    app.add_exception_handler(PageError, page)
-    app.add_exception_handler(StoreUnavailableError, unavailable)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unexpected)

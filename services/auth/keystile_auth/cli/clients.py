@@ -114,7 +114,8 @@ def _build(
         raise CommandError("--auth-method private_key_jwt and --jwks-file go together.")
     if not redirect_uris and not resources:
         raise CommandError(
-            "Give --redirect-uri for a client that signs users in, or --resource and --scope for one that acts for itself."
+            "Give --redirect-uri for a client that signs users in, "
+            "or --resource and --scope for one that acts for itself."
         )
     secret = new_secret() if auth_method.startswith("client_secret") else None
     grant_types = (("authorization_code", "refresh_token") if redirect_uris else ()) + (

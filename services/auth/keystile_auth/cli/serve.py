@@ -8,7 +8,7 @@ from keystile_common.store import connect
 
 
 def serve() -> None:
-    """Run the authorization server until SIGTERM or Ctrl-C, with the settings of KEYSTILE_CONFIG and the environment."""
+    """Run the authorization server until SIGTERM or Ctrl-C, set up by KEYSTILE_CONFIG and the environment."""
     settings = load_settings()
     logs.configure(settings.log)
     metrics = create_metrics()

@@ -20,6 +20,7 @@ MAX_URL_CHARACTERS = 1024
 _DEFAULT_CACHE_SECONDS = 300
 _USABLE_METHODS = ("none", "private_key_jwt")
 _MAX_AGE = re.compile(r"(?:^|,)\s*max-age=\"?([0-9]{1,9})\"?\s*(?:,|$)", re.IGNORECASE)
+_SECONDS = re.compile("[0-9]{1,9}")
 _NO_STORE = re.compile(r"(?:^|,)\s*(?:no-store|no-cache|private)\b", re.IGNORECASE)
 
 
@@ -132,7 +133,7 @@ def _cache_seconds(document: Document, most: int) -> int:
     if _NO_STORE.search(control):
         return 0
     age = document.headers.get("age", "0")
-    spent = int(age) if age.isdigit() and len(age) < 10 else 0
+    spent = int(age) if _SECONDS.fullmatch(age) else 0
     match = _MAX_AGE.search(control)
     if match:
         return max(0, min(int(match[1]) - spent, most))

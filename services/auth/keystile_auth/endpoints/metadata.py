@@ -46,8 +46,10 @@ def authorization_server_metadata(settings: AuthSettings, resources: Resources) 
 
 
 def routes(settings: AuthSettings, resources: Resources, keys: list[SigningKey]) -> list[Route]:
-    """Both documents at each well-known form: for an issuer with a path, with the path behind the well-known
-    part (RFC 8414 section 3.1) and in front of it (OpenID Connect Discovery section 4).
+    """Both documents at each well-known form.
+
+    For an issuer with a path that is: the path behind the well-known part (RFC 8414 section 3.1), and in front of
+    it (OpenID Connect Discovery section 4).
     """
     path = urlsplit(settings.issuer).path
     document = authorization_server_metadata(settings, resources)

@@ -47,8 +47,9 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class NewAccessToken:
-    """An access token about to be stored: hash, lifetime in seconds, audience, and its introspection answer
-    as JSON without the closing brace (the script adds `iat`, `nbf` and `exp` by the store's clock).
+    """An access token about to be stored: hash, lifetime in seconds, audience, introspection answer.
+
+    The answer is JSON without the closing brace; the script adds `iat`, `nbf` and `exp` by the store's clock.
     """
 
     hash: str
