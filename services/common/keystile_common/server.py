@@ -2,8 +2,9 @@
 
 import contextlib
 import errno
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from prometheus_client import CollectorRegistry, start_http_server
@@ -70,7 +71,27 @@ def serve_metrics(registry: CollectorRegistry, listen: Listen, setting: str) -> 
         thread.join(timeout=2)
 
 
-def run(app: ASGIApp, listener: socket.socket, *, trusted_proxies: list[str], drain_seconds: int) -> None:
+class _Server(uvicorn.Server):
+    """Tells the application that it is about to stop, while its connections are still open."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], Awaitable[None]] | None) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._on_stop is not None:
+            await self._on_stop()
+        await super().shutdown(sockets)
+
+
+def run(
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    trusted_proxies: list[str],
+    drain_seconds: int,
+    on_stop: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Serve `app` until SIGTERM or SIGINT, then finish what is in flight for at most `drain_seconds`.
 
     Args:
@@ -78,6 +99,7 @@ def run(app: ASGIApp, listener: socket.socket, *, trusted_proxies: list[str], dr
         listener: from `bind`.
         trusted_proxies: addresses or networks whose X-Forwarded-For names the client; nobody's by default.
         drain_seconds: how long open requests may go on after the signal.
+        on_stop: called after the signal, before waiting; ends what would never end by itself.
     """
     config = uvicorn.Config(
         app,
@@ -90,4 +112,19 @@ def run(app: ASGIApp, listener: socket.socket, *, trusted_proxies: list[str], dr
         lifespan="on",
         ws="none",
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with _signalled_once():
+        _Server(config, on_stop).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _signalled_once() -> Iterator[None]:
+    """Let the block's caller close what it holds after SIGTERM or SIGINT.
+
+    uvicorn stops in good order and then raises the signal once more, which would end the process on the spot.
+    """
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -37,6 +37,7 @@ SCOPES = {
     "mcp:basic": "Use the basic tools: echo, add, who am I",
     "mcp:jobs": "Start long-running jobs",
 }
+_CACHE_SECONDS = 5
 _READY_SECONDS = 30
 _STOP_SECONDS = 15
 # What both services know; every other variable goes to the one that knows it.
@@ -76,6 +77,8 @@ def dev(
     """
     ports = Ports(auth_port, mcp_port, auth_metrics_port, mcp_metrics_port)
     folder = Path(os.environ.get("KEYSTILE_DATA_DIR", DATA_FOLDER)).absolute()
+    # What it and its children write, Valkey's append-only file too, is for this user alone.
+    os.umask(0o077)
     with _terminated_as_interrupted(), _own_folder(folder):
         _check_ports(ports)
         with contextlib.suppress(KeyboardInterrupt):
@@ -113,6 +116,7 @@ def _own_folder(folder: Path) -> Iterator[None]:
     """The data folder, ours alone while we run."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
         lock = (folder / "lock").open("a")
     except OSError as problem:
         raise CommandError(
@@ -173,7 +177,8 @@ def _write_config(folder: Path, ports: Ports, store_url: str) -> None:
         "authorization_server": ports.issuer,
         "listen": {"host": HOST, "port": ports.mcp},
         "metrics": {"host": HOST, "port": ports.mcp_metrics},
-        "introspection": {"client_id": RESOURCE_NAME},
+        # Nothing tells the MCP server of a revocation yet: on a desk it should be seen soon.
+        "introspection": {"client_id": RESOURCE_NAME, "cache_seconds": _CACHE_SECONDS},
         "audit": {"stdout": False, "file": str(folder / "audit-mcp.log")},
         "scopes": SCOPES,
     }

@@ -1,0 +1,258 @@
+"""What a newcomer does: `make run`, then a stock MCP client that signs in, calls tools, refreshes, is revoked."""
+
+import json
+import signal
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import anyio
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.auth import OAuthClientProvider
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from pydantic import AnyUrl
+
+from tests.https_files import Answer, HttpsFiles, https_files
+from tests.made_run import MadeRun, answers, free_ports, made_run
+from tests.person import Person, forms
+
+CALLBACK = "http://127.0.0.1:49153/callback"
+ACCESS_TOKEN_SECONDS = 3
+CACHE_SECONDS = 1
+JOBS = "long_running"
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsFiles]:
+    """Where a client's metadata document is."""
+    with https_files(tmp_path_factory.mktemp("web")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, web: HttpsFiles) -> Iterator[MadeRun]:
+    """`make run`, with lifetimes short enough to see tokens expire."""
+    with made_run(
+        tmp_path_factory.mktemp("run") / "data",
+        KEYSTILE_TOKENS__ACCESS_TOKEN_SECONDS=str(ACCESS_TOKEN_SECONDS),
+        KEYSTILE_INTROSPECTION__CACHE_SECONDS=str(CACHE_SECONDS),
+        KEYSTILE_METADATA_DOCUMENTS__ALLOW_LOOPBACK="true",
+        KEYSTILE_METADATA_DOCUMENTS__CA_FILE=str(web.ca_file),
+    ) as running:
+        yield running
+
+
+@dataclass
+class Storage:
+    """Where the SDK's client keeps what it got."""
+
+    tokens: OAuthToken | None = None
+    client: OAuthClientInformationFull | None = None
+    history: list[OAuthToken] = field(default_factory=list)
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+        self.history.append(tokens)
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.client
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self.client = client_info
+
+
+@dataclass
+class Assistant:
+    """An MCP client with the SDK's own OAuth client in it, and the person who uses it."""
+
+    run: MadeRun
+    person: Person
+    storage: Storage = field(default_factory=Storage)
+    client_metadata_url: str | None = None
+    sign_ins: int = 0
+    _callback: str = ""
+
+    async def _open_browser(self, url: str) -> None:
+        self.sign_ins += 1
+        self._callback = await anyio.to_thread.run_sync(self.person.allow, url)
+
+    async def _wait_for_callback(self) -> AuthorizationCodeResult:
+        assert self._callback.startswith(CALLBACK + "?")
+        answer = {name: values[0] for name, values in parse_qs(urlsplit(self._callback).query).items()}
+        return AuthorizationCodeResult(code=answer["code"], state=answer["state"], iss=answer["iss"])
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Client]:
+        provider = OAuthClientProvider(
+            server_url=self.run.resource,
+            client_metadata=OAuthClientMetadata(
+                client_name="Newcomer's assistant", redirect_uris=[AnyUrl(CALLBACK)], token_endpoint_auth_method="none"
+            ),
+            storage=self.storage,
+            redirect_handler=self._open_browser,
+            callback_handler=self._wait_for_callback,
+            client_metadata_url=self.client_metadata_url,
+        )
+        async with (
+            httpx2.AsyncClient(auth=provider, timeout=20) as http,
+            Client(streamable_http_client(self.run.resource, http_client=http)) as client,
+        ):
+            yield client
+
+
+@pytest.fixture
+def person(run: MadeRun) -> Iterator[Person]:
+    """The demo user in a new browser."""
+    person = Person(run.issuer, "demo", run.password)
+    yield person
+    person.browser.close()
+
+
+@pytest.fixture(params=["registration", "metadata document"])
+def assistant(request: pytest.FixtureRequest, run: MadeRun, person: Person, web: HttpsFiles) -> Assistant:
+    """A client that registers (RFC 7591), and one whose id is the URL of its metadata document."""
+    if request.param == "registration":
+        return Assistant(run, person)
+    url = f"{web.url}/client.json"
+    document = {
+        "client_id": url,
+        "client_name": "Newcomer's assistant",
+        "redirect_uris": [CALLBACK],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "token_endpoint_auth_method": "none",
+    }
+    web.files["/client.json"] = Answer(json.dumps(document).encode(), headers={"Content-Type": "application/json"})
+    return Assistant(run, person, client_metadata_url=url)
+
+
+async def test_a_stock_client_goes_from_the_first_401_to_a_tool_and_is_shut_out_once_revoked(
+    assistant: Assistant, run: MadeRun
+) -> None:
+    async with assistant.connected() as client:
+        echoed = await client.call_tool("echo", {"text": "hello"})
+        assert echoed.structured_content == {"result": "hello"}
+        assert assistant.sign_ins == 1
+
+        await anyio.sleep(ACCESS_TOKEN_SECONDS + 0.5)
+        assert (await client.call_tool("add", {"a": 2, "b": 3})).structured_content == {"result": 5}
+        assert assistant.sign_ins == 1
+        assert len(assistant.storage.history) >= 2
+
+    first, last = assistant.storage.history[0], assistant.storage.history[-1]
+    assert first.refresh_token != last.refresh_token
+    assert assistant.storage.client is not None
+    assert (assistant.storage.client.client_id == assistant.client_metadata_url) == bool(assistant.client_metadata_url)
+
+    async with httpx2.AsyncClient(timeout=10) as http:
+        metadata = (await http.get(f"{run.issuer}/.well-known/oauth-authorization-server")).json()
+        assert last.refresh_token is not None
+        data = {"client_id": assistant.storage.client.client_id, "token": last.refresh_token}
+        assert (await http.post(metadata["revocation_endpoint"], data=data)).status_code == 200
+        await anyio.sleep(CACHE_SECONDS + 0.2)
+        answer = await http.post(run.resource, headers={"Authorization": f"Bearer {last.access_token}"}, json={})
+        assert answer.status_code == 401
+        assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+
+
+async def test_a_stock_client_steps_up_when_a_tool_needs_a_scope_it_has_not(run: MadeRun, person: Person) -> None:
+    assistant = Assistant(run, person)
+    async with assistant.connected() as client:
+        await client.call_tool("echo", {"text": "hello"})
+        assert assistant.storage.tokens is not None
+        assert assistant.storage.tokens.scope == "mcp:basic"
+        result = await client.call_tool(JOBS, {"seconds": 0.05, "steps": 2})
+        assert not result.is_error
+    assert assistant.sign_ins == 2
+    assert set((assistant.storage.tokens.scope or "").split()) == {"mcp:basic", "mcp:jobs"}
+
+
+async def test_ending_a_connection_on_the_account_page_shuts_its_client_out(run: MadeRun, person: Person) -> None:
+    assistant = Assistant(run, person)
+    async with assistant.connected() as client:
+        await client.call_tool("echo", {"text": "hello"})
+    tokens = assistant.storage.tokens
+    assert tokens is not None
+    page = person.get(f"{run.issuer}/account")
+    assert "Newcomer&#39;s assistant" in page.text
+    for each in forms(page):
+        if each.action.endswith("/account/end-connection"):
+            person.submit(each)
+    await anyio.sleep(CACHE_SECONDS + 0.2)
+    async with httpx2.AsyncClient(timeout=10) as http:
+        answer = await http.post(run.resource, headers={"Authorization": f"Bearer {tokens.access_token}"}, json={})
+        assert answer.status_code == 401
+        data = {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token or ""}
+        assert assistant.storage.client is not None
+        data["client_id"] = assistant.storage.client.client_id or ""
+        assert (await http.post(f"{run.issuer}/token", data=data)).json()["error"] == "invalid_grant"
+
+
+def test_ctrl_c_stops_everything_and_a_second_start_keeps_users_clients_and_grants(tmp_path: Path) -> None:
+    folder, ports = tmp_path / "data", free_ports(4)
+    with made_run(folder, ports) as first:
+        password = first.password
+        registration = httpx2.post(
+            f"{first.issuer}/register",
+            json={"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none", "client_name": "Stays"},
+        ).json()
+        person = Person(first.issuer, "demo", password)
+        signed_in = person.sign_in(person.get(f"{first.issuer}/login"))
+        assert "/account" in str(signed_in.url)
+        # make itself ends by the signal it got, as a shell expects of it; what it started stops in order before.
+        assert first.interrupt() in {0, -signal.SIGINT, 128 + signal.SIGINT}
+        assert first.output.read_text().rstrip().endswith("Stopped.")
+        assert not answers(first.issuer)
+        assert not answers(first.resource)
+    with made_run(folder, ports) as second:
+        assert second.password == password
+        # The session and the client were kept by the store, the sign-in by the file of the password.
+        assert "/account" in str(person.get(f"{second.issuer}/account").url)
+        client = httpx2.get(
+            registration["registration_client_uri"],
+            headers={"Authorization": f"Bearer {registration['registration_access_token']}"},
+        )
+        assert client.json()["client_name"] == "Stays"
+    person.browser.close()
+
+
+def test_what_it_keeps_is_for_its_user_alone(run: MadeRun) -> None:
+    for path in [run.folder, *run.folder.rglob("*")]:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == 0o700 if path.is_dir() or path.is_socket() else mode == 0o600, f"{path} has mode {mode:o}"
+
+
+def _refused(folder: Path, ports: list[int], **environment: str) -> str:
+    with pytest.raises(AssertionError), made_run(folder, ports, **environment):
+        pass
+    return max(folder.parent.glob("*.out"), key=lambda path: path.stat().st_mtime).read_text()
+
+
+def test_a_port_in_use_is_said_in_one_sentence(run: MadeRun, tmp_path: Path) -> None:
+    taken = urlsplit(run.issuer).port
+    assert taken is not None
+    said = _refused(tmp_path / "data", [taken, *free_ports(3)])
+    assert f"Port {taken} on 127.0.0.1 is in use: stop what listens there, or choose another with --auth-port" in said
+    assert "Traceback" not in said
+
+
+def test_a_folder_in_use_is_said_in_one_sentence(run: MadeRun) -> None:
+    said = _refused(run.folder, free_ports(4))
+    assert f"Another keystile dev is using {run.folder}" in said
+    assert "Traceback" not in said
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path: Path) -> None:
+    # Below a file, where not even root can make a folder.
+    (tmp_path / "file").touch()
+    said = _refused(tmp_path / "x", free_ports(4), KEYSTILE_DATA_DIR=str(tmp_path / "file" / "data"))
+    assert f"Cannot write to {tmp_path / 'file' / 'data'}" in said
+    assert "Traceback" not in said
