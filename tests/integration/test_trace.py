@@ -1,0 +1,113 @@
+"""One trace crosses client, MCP server, authorization server and store (W3C Trace Context, OTLP over HTTP)."""
+
+import gzip
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.auth_server import Pkce
+from tests.made_run import MadeRun, made_run
+from tests.person import Person
+
+CALLBACK = "http://127.0.0.1:49154/callback"
+_EXPORT_SECONDS = 20
+
+
+@contextmanager
+def _otlp_receiver(seen: list[tuple[str, str, str]]) -> Iterator[str]:
+    """Receives spans; `seen` gets service, span name and trace id of each."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                names = {each.key: each.value.string_value for each in resource.resource.attributes}
+                for scope in resource.scope_spans:
+                    seen.extend((names["service.name"], span.name, span.trace_id.hex()) for span in scope.spans)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.server_address[1]}"
+        finally:
+            listener.shutdown()
+            thread.join()
+
+
+def _access_token(run: MadeRun, http: httpx2.Client) -> str:
+    client = http.post(
+        f"{run.issuer}/register", json={"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none"}
+    ).json()
+    pkce, person = Pkce(), Person(run.issuer, "demo", run.password)
+    parameters = {
+        "response_type": "code",
+        "client_id": client["client_id"],
+        "redirect_uri": CALLBACK,
+        "resource": run.resource,
+        "scope": "mcp:basic",
+        "code_challenge": pkce.challenge,
+        "code_challenge_method": "S256",
+    }
+    callback = person.allow(str(httpx2.URL(f"{run.issuer}/authorize", params=parameters)))
+    person.browser.close()
+    data = {
+        "grant_type": "authorization_code",
+        "client_id": client["client_id"],
+        "code": parse_qs(urlsplit(callback).query)["code"][0],
+        "code_verifier": pkce.verifier,
+    }
+    return str(http.post(f"{run.issuer}/token", data=data).json()["access_token"])
+
+
+def test_one_trace_crosses_the_client_both_services_and_the_store(tmp_path: Path) -> None:
+    seen: list[tuple[str, str, str]] = []
+    trace_id = secrets.token_hex(16)
+    with (
+        _otlp_receiver(seen) as endpoint,
+        made_run(tmp_path / "data", KEYSTILE_TRACES__OTLP_ENDPOINT=endpoint) as run,
+        httpx2.Client(timeout=10) as http,
+    ):
+        headers = {
+            "Authorization": f"Bearer {_access_token(run, http)}",
+            "Accept": "application/json, text/event-stream",
+            "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01",
+        }
+        call = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "initialize",
+            "params": {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "clientInfo": {"name": "test", "version": "1"},
+            },
+        }
+        assert http.post(run.resource, headers=headers, json=call).status_code == 200
+        deadline = time.monotonic() + _EXPORT_SECONDS
+        wanted = {
+            ("keystile-mcp", "POST /mcp"),
+            ("keystile-auth", "POST /introspect"),
+            ("keystile-auth", "store token.find"),
+        }
+        while time.monotonic() < deadline:
+            if wanted <= {(service, name) for service, name, trace in seen if trace == trace_id}:
+                break
+            time.sleep(0.1)
+        assert wanted <= {(service, name) for service, name, trace in seen if trace == trace_id}
