@@ -1,0 +1,335 @@
+"""Writes docs/settings.md from the settings models of both services, so that the page cannot fall behind them.
+
+    scripts/settings_page.py           write the page
+    scripts/settings_page.py --check   fail if the page, or a sentence below, is not up to date
+
+Names, defaults, bounds and the sentences of a section come from the models. What a setting means comes from its
+field's description; where the model has none, from MEANINGS below. One that is missing there, or is there for no
+setting, fails both ways.
+"""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from keystile_auth.settings import AuthSettings
+from keystile_common.settings import PREFIX, SEPARATOR
+from keystile_mcp.settings import McpSettings
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+
+INTRODUCTION = """\
+# Settings
+
+<!-- Written by scripts/settings_page.py from the settings models. Change those, or that, and run it. -->
+
+Each service reads its own settings once, when it starts:
+
+1. the YAML file that `KEYSTILE_CONFIG` names,
+2. over it, the files of the folder that `KEYSTILE_SECRETS_DIR` names, one a setting (a mounted Kubernetes Secret),
+3. over both, environment variables that begin with `KEYSTILE_`.
+
+A setting has one name. `store.url` in YAML is `KEYSTILE_STORE__URL` in the environment and a file `store__url` in the
+secrets folder: dots become two underscores. In the environment, lists and maps are written as YAML or JSON:
+`KEYSTILE_TRUSTED_PROXIES='[10.0.0.0/8]'`. `<name>` stands for a name that you choose, in lower case where a variable
+is to reach it.
+
+A key that no setting has, or a value that cannot be right, stops the service before it listens, with the setting's
+path. That includes variables that something else sets: in Kubernetes, `enableServiceLinks: false` belongs in the pod,
+or a Service called `keystile-…` puts `KEYSTILE_…_PORT` there ([why](decisions/0008-one-name-a-setting.md)).
+
+Paths to files are relative to the folder that the service runs in. Durations are in seconds.
+"""
+
+AUTH = """\
+Read by `keystile serve`, and by `keystile users` and `keystile clients`, which look into the same store. Without
+`KEYSTILE_CONFIG` and `KEYSTILE_ISSUER` these commands read what `keystile dev` wrote into `./.keystile`, or into the
+folder that `KEYSTILE_DATA_DIR` names.
+"""
+
+DEVELOPMENT = """\
+## `keystile dev`
+
+`make run` is `keystile dev`. It writes a settings file a service into its data folder at each start, makes the secrets
+that are missing, and hands `KEYSTILE_…` variables on to the service whose setting they name (to both for `log`,
+`traces`, `drain_seconds` and `trusted_proxies`). Two more variables are its own:
+
+| variable | default | meaning |
+| --- | --- | --- |
+| `KEYSTILE_DATA_DIR` | `.keystile` | The folder for everything that is kept. |
+| `KEYSTILE_DEMO_PASSWORD` | random, kept | The password of the user `demo`, at least 12 characters. |
+
+Its options are the four ports: `keystile dev --help`.
+"""
+
+_SENTENCES = """
+auth.issuer
+    The server's public URL, byte for byte as clients see it; without a slash at the end. Part of every metadata
+    document and token answer.
+auth.master_key
+    32 random bytes in base64: `openssl rand -base64 32`. Encrypts the signing keys; refresh and CSRF tokens are made
+    with it. On a store that holds keys encrypted under another one the server does not start.
+auth.trusted_proxies
+    Addresses or networks whose `X-Forwarded-For` names the client. Rate limits and the audit log see the proxy's
+    address otherwise.
+auth.drain_seconds
+    How long open requests may go on after SIGTERM.
+auth.resources.<name>.uri
+    The MCP server's resource identifier: the URL of its MCP endpoint, and the `aud` of its tokens.
+auth.resources.<name>.title
+    What people read at consent.
+auth.resources.<name>.scopes
+    Scope to sentence; people read the sentence at consent.
+auth.resources.<name>.default_scopes
+    Granted where a client names no scope; empty means all of them.
+auth.resources.<name>.secret
+    What the MCP server authenticates with at `/introspect`, beside the name: `openssl rand -hex 32`. At least 32
+    characters.
+auth.tokens.access_token_seconds
+    Lifetime of an access token.
+auth.tokens.refresh_token_seconds
+    How long a grant lives without being refreshed; each refresh begins it anew.
+auth.tokens.code_seconds
+    Lifetime of an authorization code.
+auth.tokens.refresh_grace_seconds
+    For how long a rotated refresh token still gets its successor again, instead of ending the grant.
+auth.sessions.idle_seconds
+    A session ends after so long without a request.
+auth.sessions.lifetime_seconds
+    A session ends after so long in any case.
+auth.sessions.sign_in_seconds
+    How long an authorization request waits for its user to sign in and decide.
+auth.registration.enabled
+    Whether clients may register themselves. Off, the metadata name no registration endpoint.
+auth.registration.per_hour_and_address
+    Registrations that one network address may make in an hour.
+auth.registration.unused_seconds
+    A registration that no user has consented to is forgotten after so long.
+auth.registration.private_use_schemes
+    Schemes other than https and loopback http that a redirect URI may have; `[]` for none
+    ([why](decisions/0004-cursor-scheme.md)). Holds for every kind of client.
+auth.metadata_documents.enabled
+    Whether a client's https URL is accepted as its `client_id`.
+auth.metadata_documents.allow_loopback
+    Fetch documents and `jwks_uri` from loopback addresses too. For development.
+auth.metadata_documents.ca_file
+    Certificate authorities to trust for these fetches, PEM; the system's by default.
+auth.metadata_documents.timeout_seconds
+    How long one fetch may take.
+auth.metadata_documents.max_cache_seconds
+    The longest a document is kept, whatever its HTTP headers say.
+auth.metadata_documents.fetches_per_minute_and_address
+    Documents that one network address may make us fetch in a minute.
+auth.sign_in.always_ask_native_clients
+    Ask for consent each time a client on the user's own machine connects
+    ([why](decisions/0003-remembered-consent.md)).
+auth.sign_in.failures_per_5_minutes_and_user
+    Failed sign-ins of one user name in five minutes; then it has to wait.
+auth.sign_in.failures_per_5_minutes_and_address
+    The same for one network address.
+mcp.resource
+    The resource identifier, and the public URL of the MCP endpoint; the same text as the `uri` of the resource at
+    the authorization server. Must have a path, without a slash at the end.
+mcp.resource_name
+    A name for people, in the resource's metadata.
+mcp.resource_documentation
+    A page for developers, in the resource's metadata.
+mcp.authorization_server
+    The issuer of the tokens, byte for byte.
+mcp.introspection.url
+    Where tokens are introspected; `/introspect` below the issuer by default. May be a cluster-internal http
+    address.
+mcp.introspection.client_id
+    The name of this resource in the authorization server's `resources`.
+mcp.introspection.client_secret
+    That resource's `secret`.
+mcp.introspection.cache_seconds
+    How long an answer is kept, so how long a revoked token may still be accepted; 0 asks every time.
+mcp.introspection.negative_cache_seconds
+    How long a token is remembered as not active.
+mcp.introspection.cache_entries
+    Answers kept at most; the least recently used goes first.
+mcp.introspection.timeout_seconds
+    How long one introspection may take; then the client gets 503.
+mcp.introspection.connections
+    Connections to the authorization server at most.
+mcp.scopes
+    Every scope of this resource, with a sentence; named in its metadata.
+mcp.required_scopes
+    Scopes that every request needs, and that a 401 asks for.
+mcp.policy
+    Tool, or a pattern with `*`, `?` and `[…]`, to the scopes that a call needs beyond `required_scopes`. The most
+    specific rule decides alone.
+mcp.allowed_origins
+    Origins of web pages that may call the MCP endpoint from a browser, such as `http://localhost:6274`.
+mcp.trusted_proxies
+    Addresses or networks whose `X-Forwarded-For` names the client.
+mcp.drain_seconds
+    How long open requests may go on after SIGTERM; streams that only listen are ended at once.
+common.listen.host
+    The address to listen on; `0.0.0.0` or `::` in a container.
+common.listen.port
+    The port.
+common.metrics.host
+    The address that Prometheus scrapes.
+common.metrics.port
+    Its port, at `/metrics`.
+common.store.url
+    Valkey, or Redis 7 or later: `redis://`, `rediss://` (TLS) or `unix://`. `maxmemory-policy` must be `noeviction`.
+common.store.username
+    The ACL user.
+common.store.password
+    The password.
+common.store.ca_file
+    Certificate authorities to trust with `rediss://`, PEM; the system's by default.
+common.store.max_connections
+    Connections to the store at most; further requests wait.
+common.store.connect_timeout_seconds
+    How long connecting may take.
+common.store.command_timeout_seconds
+    How long one command may take; it is tried once more.
+common.audit.stdout
+    Write audit events to standard output, one JSON line each.
+common.audit.file
+    Append audit events to this file too.
+common.traces.otlp_endpoint
+    The OTLP/HTTP collector, such as `http://collector:4318`; `/v1/traces` is added. Off without it.
+common.traces.sample_ratio
+    The share of traces that begin here and are kept; callers that trace decide for theirs.
+common.log.level
+    `debug`, `info`, `warning` or `error`.
+"""
+
+MEANINGS = {
+    path: " ".join(sentence.split())
+    for path, sentence in re.findall(r"^(\S+)\n((?: {4}.*\n)+)", _SENTENCES, re.MULTILINE)
+}
+
+SERVICES = (
+    ("Authorization server", "auth", AUTH, AuthSettings),
+    ("MCP server", "mcp", "Read by `keystile-mcp`.\n", McpSettings),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting: its path in YAML, and its columns."""
+
+    path: str
+    default: str
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return PREFIX + self.path.replace(".", SEPARATOR).upper()
+
+
+def main() -> int:
+    """Write or check the page; answers the exit status."""
+    unused = set(MEANINGS)
+    services = [_service(title, name, text, model, unused) for title, name, text, model in SERVICES]
+    text = "\n".join([INTRODUCTION, *services, DEVELOPMENT])
+    if unused:
+        print(f"scripts/settings_page.py: no setting has these: {', '.join(sorted(unused))}", file=sys.stderr)
+        return 1
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(text)
+    elif not PAGE.exists() or PAGE.read_text() != text:
+        print("docs/settings.md is not up to date: run .venv/bin/python scripts/settings_page.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _service(title: str, service: str, introduction: str, model: type[BaseModel], unused: set[str]) -> str:
+    alone, sections = [], []
+    for name, field in model.model_fields.items():
+        section, path = _section(name, field)
+        if section is None:
+            alone.append(_row(service, name, field, None, unused))
+            continue
+        defaults = field.get_default() if isinstance(field.get_default(), BaseModel) else None
+        rows = [
+            _row(service, f"{path}.{key}", inner, defaults and getattr(defaults, key), unused)
+            for key, inner in section.model_fields.items()
+        ]
+        sections.append(f"### `{path}`\n\n{_sentence(section)}\n\n{_table(rows)}")
+    return "\n".join([f"## {title}\n\n{introduction}\n{_table(alone)}", *sections])
+
+
+def _section(name: str, field: FieldInfo) -> tuple[type[BaseModel] | None, str]:
+    """The model below a field, and its path; None for a plain setting."""
+    annotation: Any = field.annotation
+    path = name
+    if get_origin(annotation) is dict:
+        annotation, path = get_args(annotation)[1], f"{name}.<name>"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, path
+    return None, name
+
+
+def _row(service: str, path: str, field: FieldInfo, default: Any, unused: set[str]) -> Row:
+    meaning = field.description
+    for key in (f"{service}.{path}", f"common.{path}"):
+        unused.discard(key)
+        meaning = meaning or MEANINGS.get(key)
+    if meaning is None:
+        raise SystemExit(f"scripts/settings_page.py: {service}.{path} has no sentence that says what it means")
+    shown = "**required**" if field.is_required() else _value(field.get_default() if default is None else default)
+    return Row(path, shown, meaning + _bounds(field))
+
+
+def _bounds(field: FieldInfo) -> str:
+    if field.annotation not in {int, float}:
+        return ""
+    found = ", ".join(map(_bound, field.metadata))
+    return f" {found[:1].upper()}{found[1:]}." if found else ""
+
+
+def _bound(constraint: object) -> str:
+    match constraint:
+        case Ge(ge=bound):
+            return f"at least {bound}"
+        case Gt(gt=bound):
+            return f"more than {bound}"
+        case Le(le=bound):
+            return f"at most {bound}"
+        case Lt(lt=bound):
+            return f"less than {bound}"
+        case _:
+            raise SystemExit(f"scripts/settings_page.py: nobody taught it to say {constraint!r}")
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool | list | dict):
+        return f"`{json.dumps(value)}`"
+    if isinstance(value, SecretStr):
+        return "hidden"
+    return f"`{value}`"
+
+
+def _sentence(section: type[BaseModel]) -> str:
+    paragraphs = (section.__doc__ or "").strip().split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _table(rows: list[Row]) -> str:
+    return "".join(["| setting | default | meaning |\n| --- | --- | --- |\n", *map(_line, rows)])
+
+
+def _line(row: Row) -> str:
+    names = f"`{row.path}`<br>`{row.variable}`"
+    return f"| {names} | {row.default} | {row.meaning} |\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
