@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -131,12 +131,19 @@ def account(**changes: Any) -> Sample:
         "connections": [
             connection(),
             connection(
-                id="grant-2", client_name="Claude Code", client_host=None, scopes=[READ], since=at(23, 14), last_used=None
+                id="grant-2",
+                client_name="Claude Code",
+                client_host=None,
+                scopes=[READ],
+                since=at(23, 14),
+                last_used=None,
             ),
         ],
         "sessions": [
             session(),
-            session(id="session-2", current=False, since=at(9, 19, 44), ip="2001:db8:85a3::8a2e:370:7334", user_agent=SAFARI),
+            session(
+                id="session-2", current=False, since=at(9, 19, 44), ip="2001:db8:85a3::8a2e:370:7334", user_agent=SAFARI
+            ),
         ],
         "actions": SimpleNamespace(
             end_connection="/account/connections/end",
@@ -153,7 +160,7 @@ def error(**changes: Any) -> Sample:
     context = {
         "heading": "This sign-in cannot go on",
         "message": "The application sent you here with an address to return to that it has not registered.",
-        "advice": "Go back to the application and connect it again. If that leads here too, tell the people who make it.",
+        "advice": "Go back to the application and connect it again. If that leads here too, tell its makers.",
         "code": "invalid_request",
         "reference": "4bf92f3577b34da6a3ce929d0e0e4736",
     }
@@ -214,7 +221,9 @@ SAMPLES: dict[str, Sample] = {
     ),
     "error": error(),
     "error-plain": error(advice=None, code=None, reference=None),
-    "error-hostile": error(heading=LONG_WORD, message=HOSTILE_NAME, advice=LONG_WORD, code="x" * 150, reference="f" * 300),
+    "error-hostile": error(
+        heading=LONG_WORD, message=HOSTILE_NAME, advice=LONG_WORD, code="x" * 150, reference="f" * 300
+    ),
     "signed-out": Sample("signed_out.html", {"sign_in_url": "/account"}),
 }
 
@@ -281,7 +290,5 @@ def serve(port: int = 0) -> Iterator[str]:
 if __name__ == "__main__":
     with serve() as base_url:
         print(f"The pages are at {base_url}/ (Ctrl-C ends)")
-        try:
+        with suppress(KeyboardInterrupt):
             threading.Event().wait()
-        except KeyboardInterrupt:
-            pass
