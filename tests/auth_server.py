@@ -39,7 +39,7 @@ SCOPES = {"mcp:basic": "Use the basic tools", "mcp:jobs": "Start long-running jo
 CALLBACK = "http://127.0.0.1:49152/callback"
 
 
-def auth_settings(issuer: str, store_url: str, **overrides: Any) -> AuthSettings:
+def auth_settings(issuer: str, store_url: str, /, **overrides: Any) -> AuthSettings:
     """Settings for tests: two resources, generous limits. `overrides` replace whole sections."""
     values: dict[str, Any] = {
         "issuer": issuer,
@@ -228,7 +228,11 @@ def running_auth_server(
 @contextmanager
 def serving(app: Any, listener: Any) -> Iterator[None]:
     """Serve an ASGI application on `listener` from a thread while the block runs."""
-    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_config=None, lifespan="on", ws="none"))
+    # As `keystile_common.server.run` has it: uvicorn by itself would trust forwarded headers from loopback.
+    config = uvicorn.Config(
+        app, access_log=False, log_config=None, lifespan="on", ws="none", proxy_headers=False, server_header=False
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     deadline = time.monotonic() + 10

@@ -25,7 +25,7 @@ from keystile_auth.endpoints.account import AccountEndpoint
 from keystile_auth.endpoints.authorize import AuthorizationEndpoint
 from keystile_auth.endpoints.browser import Browsers
 from keystile_auth.endpoints.consent import ConsentEndpoint
-from keystile_auth.endpoints.errors import ErrorAnswers
+from keystile_auth.endpoints.errors import AnsweredErrors, ErrorAnswers
 from keystile_auth.endpoints.introspection import IntrospectionEndpoint
 from keystile_auth.endpoints.login import LoginEndpoint
 from keystile_auth.endpoints.pages import Pages, redirect
@@ -109,11 +109,12 @@ def create_app(
         local_users.close()
         await store.close()
 
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    # Starlette would mend a trailing slash by a 307 to the host that the request names.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     routes = _endpoints(settings, store, metrics, audit, clock, fetcher, master_key, resources, pages, local_users)
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
-    ErrorAnswers(pages, metrics).register(app)
-    limited = LimitsMiddleware(app, MAX_BODY_BYTES)
+    ErrorAnswers(pages, metrics, prefix).register(app)
+    limited = LimitsMiddleware(AnsweredErrors(app), MAX_BODY_BYTES)
     return TraceMiddleware(limited, tracer)
 
 
@@ -155,7 +156,7 @@ def _endpoints(
         list(resources.by_name.values()), lambda name: settings.resources[name].secret.get_secret_value()
     )
     refresh_tokens = RefreshTokens(master_key)
-    codes = AuthorizationCodeGrant(issuer, grants, users, resources, refresh_tokens, settings.tokens)
+    codes = AuthorizationCodeGrant(issuer, grants, clients, users, resources, refresh_tokens, settings.tokens)
     refreshes = RefreshTokenGrant(issuer, grants, users, resources, refresh_tokens, settings.tokens)
     client_credentials = ClientCredentialsGrant(issuer, grants, resources, settings.tokens)
     browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds)
@@ -182,7 +183,7 @@ def _endpoints(
     if settings.registration.enabled:
         registration = RegistrationEndpoint(
             issuer,
-            Registration(clients, schemes, clock),
+            Registration(clients, schemes, settings.registration.unused_seconds, clock),
             grants,
             limits,
             settings.registration.per_hour_and_address,

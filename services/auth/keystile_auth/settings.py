@@ -11,6 +11,7 @@ from keystile_common.settings import (
     AuditSettings,
     Listen,
     LogSettings,
+    Network,
     PublicUrl,
     Section,
     StoreSettings,
@@ -76,10 +77,14 @@ class SessionSettings(Section):
 
 
 class RegistrationSettings(Section):
-    """Dynamic client registration, RFC 7591 and 7592."""
+    """Dynamic client registration, RFC 7591 and 7592.
+
+    A registration that no user has consented to is forgotten after `unused_seconds`.
+    """
 
     enabled: bool = True
     per_hour_and_address: int = Field(default=60, ge=1)
+    unused_seconds: int = Field(default=30 * 86400, ge=60)
     private_use_schemes: list[str] = ["cursor"]
 
     @field_validator("private_use_schemes")
@@ -136,7 +141,7 @@ class AuthSettings(Section):
     resources: dict[str, ResourceSettings] = Field(min_length=1)
     listen: Listen = Listen(port=3001)
     metrics: Listen = Listen(port=9464)
-    trusted_proxies: list[str] = []
+    trusted_proxies: list[Network] = []
     drain_seconds: int = Field(default=10, ge=0)
     store: StoreSettings = StoreSettings()
     tokens: TokenSettings = TokenSettings()

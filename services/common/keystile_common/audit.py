@@ -97,11 +97,15 @@ class FileSink:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             size = os.fstat(self._file.fileno()).st_size
+            torn = False
             if size != self._size:  # another process wrote, or this is our first event
-                self._chain = _last(self._path)
+                self._chain, torn = _last(self._path), _ends_torn(self._path)
             line, chain = _chained(event, self._chain)
-            written = self._file.write(f"{line}\n".encode())
-            self._chain, self._size = chain, size + written
+            data = (("\n" if torn else "") + line + "\n").encode()
+            self._size = -1
+            if self._file.write(data) != len(data):
+                raise OSError("only a part of the event was written")
+            self._chain, self._size = chain, size + len(data)
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
@@ -227,8 +231,13 @@ def verify(lines: Iterable[str]) -> tuple[int, list[Break]]:
             breaks.append(Break(number, f"event {event.get('sequence')} follows event {sequence}: events are missing"))
         elif event.get("previous") != previous:
             breaks.append(Break(number, f"event {sequence} was changed after event {sequence + 1} was written"))
-        sequence, previous = int(event.get("sequence") or 0), _hash(line)
+        sequence, previous = _sequence(event), _hash(line)
     return seen, breaks
+
+
+def _sequence(event: dict[str, Any]) -> int:
+    number = event.get("sequence")
+    return number if isinstance(number, int) else 0
 
 
 def _event(line: str) -> dict[str, Any] | None:
@@ -243,6 +252,14 @@ def _hash(line: str) -> str:
     return hashlib.sha256(line.encode()).hexdigest()
 
 
+def _ends_torn(path: Path) -> bool:
+    """Whether the last line has no end: its writer was killed, or the disk was full."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() not in {b"", b"\n"}
+
+
 def _last(path: Path) -> tuple[int, str]:
     """The sequence and hash to go on from, of the file's last event."""
     try:
@@ -255,5 +272,5 @@ def _last(path: Path) -> tuple[int, str]:
     for line in reversed(tail):
         event = _event(line)
         if event is not None:
-            return int(event["sequence"]), _hash(line)
+            return _sequence(event), _hash(line)
     return 0, FIRST

@@ -6,6 +6,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+RETRY_AFTER_SECONDS = 2
+"""When to ask again while something is away."""
+
 Check = Callable[[], Awaitable[str | None]]
 """Answers None when all is well, else a sentence without secrets."""
 
@@ -19,6 +22,7 @@ def routes(checks: dict[str, Check]) -> list[Route]:
     async def readyz(_: Request) -> Response:
         problems = {name: problem for name, check in checks.items() if (problem := await check())}
         body = {"status": "unavailable" if problems else "ok", "problems": problems}
-        return JSONResponse(body, status_code=503 if problems else 200, headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store", **({"Retry-After": str(RETRY_AFTER_SECONDS)} if problems else {})}
+        return JSONResponse(body, status_code=503 if problems else 200, headers=headers)
 
     return [Route("/healthz", healthz, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])]

@@ -5,16 +5,21 @@ import contextlib
 import json
 from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_QUERY_BYTES = 8 * 1024
+_MAX_DIGITS = 18
 MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 MAX_DISCARDING_SECONDS = 1.0
 
 
-class RequestTooLargeError(Exception):
+class RequestTooLargeError(HTTPException):
     """The body went on past its cap while it was read."""
+
+    def __init__(self) -> None:
+        super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 class LimitsMiddleware:
@@ -26,36 +31,23 @@ class LimitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
-        refusal = self._refusal(scope)
-        if refusal is not None:
+        elif refusal is not None:
             await _discard(receive)
             await _refuse(send, *refusal)
-            return
-        started = False
-        received = 0
+        else:
+            await self._serve(scope, receive, send)
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._max_body:
-                    raise RequestTooLargeError
-            return message
-
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = _CountedBody(receive, send, self._max_body)
         try:
-            await self._app(scope, counted, noted)
+            await self._app(scope, body.receive, body.send)
         except RequestTooLargeError:
-            if started:
+            if body.is_answered:
                 raise
+        if body.is_too_large and not body.is_answered:
             await _discard(receive)
             await _refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._body_sentence())
 
@@ -70,12 +62,38 @@ class LimitsMiddleware:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if any(not value.isdigit() for value in lengths):
             return HTTPStatus.BAD_REQUEST, "Content-Length must be a number"
-        if any(int(value) > self._max_body for value in lengths):
+        if any(len(value) > _MAX_DIGITS or int(value) > self._max_body for value in lengths):
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._body_sentence()
         return None
 
     def _body_sentence(self) -> str:
         return f"the body must be at most {self._max_body} bytes"
+
+
+class _CountedBody:
+    """Counts what is read of a body, and holds back what the application makes of the cut."""
+
+    def __init__(self, receive: Receive, send: Send, most: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._left = most
+        self.is_too_large = False
+        self.is_answered = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            if self._left < 0:
+                self.is_too_large = True
+                raise RequestTooLargeError
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.is_too_large and not self.is_answered:
+            return  # the answer for it is given further out
+        self.is_answered = True
+        await self._send(message)
 
 
 async def _discard(receive: Receive) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import AddrInfoType
 
 # Prefixes that carry an IPv4 address inside an IPv6 one (RFC 6052, RFC 8215): what they reach is that address.
 _TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
@@ -42,7 +43,7 @@ def is_public_address(address: str, *, allow_loopback: bool = False) -> bool:
         mapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if mapped is not None:
             return is_public_address(str(mapped), allow_loopback=allow_loopback)
-        if any(ip in network for network in _TRANSLATED):
+        if ip.is_site_local or any(ip in network for network in _TRANSLATED):
             return False
     if ip.is_loopback:
         return allow_loopback
@@ -91,6 +92,7 @@ class PublicFetcher:
         context = ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file else None)
         connector = aiohttp.TCPConnector(
             resolver=_CheckedResolver(allow_loopback=self._allow_loopback),
+            socket_factory=self._socket,
             use_dns_cache=False,
             ssl=context,
             limit=16,
@@ -118,6 +120,9 @@ class PublicFetcher:
         Raises:
             OutboundError: not https, not public, redirected, not 200, too large, too slow or not reachable.
         """
+        # IDNA turns some characters into digits and full stops: a check of one spelling would say nothing of the other.
+        if not url.isascii():
+            raise OutboundError("the URL must be ASCII")
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or parts.username or parts.password:
             raise OutboundError("the URL must be https and have no user or password")
@@ -143,6 +148,13 @@ class PublicFetcher:
         if len(body) > max_bytes:
             raise OutboundError(f"the document at {parts.hostname} is larger than {max_bytes} bytes")
         return Document(body, headers)
+
+    def _socket(self, address: AddrInfoType) -> socket.socket:
+        # The last look, at the very address that is about to be connected to, whatever spelled it.
+        family, kind, protocol, _, target = address
+        if not is_public_address(str(target[0]), allow_loopback=self._allow_loopback):
+            raise OutboundError("the URL's address is not public")
+        return socket.socket(family, kind, protocol)
 
     def _refuse_literal_address(self, host: str) -> None:
         # aiohttp does not ask the resolver about a host that is an address already.

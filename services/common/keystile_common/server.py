@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from prometheus_client import CollectorRegistry, start_http_server
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keystile_common.settings import Listen
 
@@ -100,9 +100,13 @@ def run(
         trusted_proxies: addresses or networks whose X-Forwarded-For names the client; nobody's by default.
         drain_seconds: how long open requests may go on after the signal.
         on_stop: called after the signal, before waiting; ends what would never end by itself.
+
+    Raises:
+        Exception: what stopped the application from starting.
     """
+    startup = _Startup(app)
     config = uvicorn.Config(
-        app,
+        startup,
         access_log=False,
         log_config=None,
         server_header=False,
@@ -112,8 +116,34 @@ def run(
         lifespan="on",
         ws="none",
     )
-    with _signalled_once():
-        _Server(config, on_stop).run(sockets=[listener])
+    try:
+        with _signalled_once():
+            _Server(config, on_stop).run(sockets=[listener])
+    finally:
+        if startup.problem is not None:
+            raise startup.problem from None
+
+
+class _Startup:
+    """Keeps what stopped an application from starting, of which uvicorn would only log the traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.problem: Exception | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_traceback(message: Message) -> None:
+            await send({**message, "message": ""} if message["type"].endswith(".failed") else message)
+
+        try:
+            await self._app(scope, receive, without_traceback)
+        except Exception as problem:
+            self.problem = problem
+            raise
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ refused with its path before anything starts.
 """
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 PREFIX = "KEYSTILE_"
@@ -59,6 +61,28 @@ PublicUrl = Annotated[str, AfterValidator(_public_url)]
 """An absolute URL that clients see: https, or http on a loopback host. Kept byte for byte as written."""
 
 
+def _store_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in {"redis", "rediss", "unix"} or not (url.hostname or url.path):
+        raise ValueError("must be redis://host:6379/0, rediss:// for TLS, or unix:///path/to/socket")
+    if url.username or url.password:
+        raise ValueError("must have no user or password; they go into store.username and store.password")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError("must be an address or network such as 10.0.0.0/8") from None
+    return value
+
+
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+Network = Annotated[str, AfterValidator(_network)]
+"""An address, or a network in CIDR form."""
+
+
 class Listen(Section):
     """Where a server accepts connections."""
 
@@ -69,17 +93,17 @@ class Listen(Section):
 class StoreSettings(Section):
     """The Valkey or Redis server that holds every state Keystile has."""
 
-    url: str = "redis://127.0.0.1:6379/0"
+    url: StoreUrl = "redis://127.0.0.1:6379/0"
     username: str | None = None
     password: SecretStr | None = None
     ca_file: Path | None = None
     max_connections: int = Field(default=64, ge=1)
     connect_timeout_seconds: float = Field(default=0.5, gt=0, le=2)
-    command_timeout_seconds: float = Field(default=0.8, gt=0, le=2)
+    command_timeout_seconds: float = Field(default=0.6, gt=0, le=2)
 
 
 class AuditSettings(Section):
-    """Where audit events go besides standard output."""
+    """Where audit events go: standard output, a file, or both."""
 
     stdout: bool = True
     file: Path | None = None
@@ -136,6 +160,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text())
     except OSError as problem:
         raise SettingsError(f"{CONFIG_VARIABLE}: cannot read {path}: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{CONFIG_VARIABLE}: {path} is not UTF-8 text") from None
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -173,7 +199,14 @@ def _set(values: dict[str, Any], path: list[str], text: str, model: type[BaseMod
         if not isinstance(child, dict):
             child = node[part] = {}
         node = child
-    node[path[-1]] = yaml.safe_load(text) if _is_structured(model, path) else text
+    node[path[-1]] = _read_structure(text) if _is_structured(model, path) else text
+
+
+def _read_structure(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # refused below as what it is: no list and no map
 
 
 def _is_structured(model: type[BaseModel], path: list[str]) -> bool:
@@ -193,7 +226,9 @@ def _is_structured(model: type[BaseModel], path: list[str]) -> bool:
 
 def _sentence(error: ErrorDetails, model: type[BaseModel], origin: Mapping[str, str]) -> str:
     path = ".".join(str(part) for part in error["loc"])
-    source = origin.get(path)
+    # What set it, something below it, or the list or map that it is in.
+    setters = (key for key in origin if f"{key}.".startswith(f"{path}.") or f"{path}.".startswith(f"{key}."))
+    source = next((origin[key] for key in setters), None)
     where = f"{path} ({source})" if source else path
     if error["type"] == "extra_forbidden":
         known = _known_keys(model, error["loc"])
@@ -201,18 +236,31 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], origin: Mapping[str, 
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
         return f"{where}: no such setting; {hint}"
     if error["type"] == "missing":
-        variable = PREFIX + path.replace(".", SEPARATOR).upper()
-        return f"{where}: is required; set it in the YAML file or as {variable}"
+        paths = [f"{path}.{key}" for key in _required_keys(model, error["loc"])] or [path]
+        variables = " and ".join(PREFIX + each.replace(".", SEPARATOR).upper() for each in paths)
+        return f"{where}: is required; set it in the YAML file or as {variables}"
+    if error["type"] in {"list_type", "dict_type"}:
+        example = "[one, two]" if error["type"] == "list_type" else "{name: value}"
+        return f"{where}: must be written as YAML has it, such as {example}"
     return f"{where}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    return list(_fields(model, location[:-1]))
+
+
+def _required_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    return [name for name, field in _fields(model, location).items() if field.is_required()]
+
+
+def _fields(model: type[BaseModel], location: tuple[int | str, ...]) -> dict[str, FieldInfo]:
+    """The fields of the section at `location`; empty where there is none."""
     annotation: Any = model
-    for part in location[:-1]:
+    for part in location:
         fields = getattr(annotation, "model_fields", None)
         if fields is not None:
             annotation = fields[str(part)].annotation if str(part) in fields else None
         else:
             arguments = getattr(annotation, "__args__", ())
             annotation = arguments[-1] if arguments else None
-    return list(getattr(annotation, "model_fields", {}))
+    return dict(getattr(annotation, "model_fields", {}))

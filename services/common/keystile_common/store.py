@@ -14,8 +14,6 @@ from redis.backoff import ConstantBackoff
 from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
 
-RETRY_AFTER_SECONDS = 2
-
 
 class StoreUnavailableError(Exception):
     """The store did not answer in time, or refused to. The caller answers 503 and has changed nothing it knows of."""

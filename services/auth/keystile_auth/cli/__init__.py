@@ -1,6 +1,7 @@
 """The `keystile` command: one file a noun."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -16,7 +17,6 @@ from keystile_common.store import StoreUnavailableError, StoreUnsuitableError
 
 app = typer.Typer(
     name="keystile",
-    help="OAuth 2.1 for MCP servers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,10 +29,19 @@ app.add_typer(clients.app, name="clients")
 app.add_typer(audit.app, name="audit")
 
 
-@app.command("version")
-def version() -> None:
-    """Print the version."""
-    typer.echo(__version__)
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"keystile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def keystile(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """OAuth 2.1 for MCP servers."""
 
 
 def main() -> None:

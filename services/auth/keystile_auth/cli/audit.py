@@ -17,7 +17,10 @@ def audit() -> None:
 
 @app.command("verify")
 def verify(file: Path) -> None:
-    """Check that no event of a file was taken out, added or changed. Exit code 1 when one was."""
+    """Check that no event was changed, added, or taken out from before another. Exit code 1 when one was.
+
+    What was cut off at the end does not show: compare the last sequence number with what your log store has.
+    """
     try:
         with file.open(errors="replace") as lines:
             seen, breaks = verify_chain(lines)

@@ -46,7 +46,7 @@ def add(
                 scope or [],
                 _read_keys(jwks_file),
             )
-            await ClientStore(session.store).add(client.id, client.to_json(), listed=True)
+            await ClientStore(session.store).add(client.id, client.to_json(), seconds=None)
             target = {"client_id": client.id, "name": client.name}
             session.audit.record(EventType.CLIENT_REGISTERED, "success", Actor(), reason="operator", target=target)
             return client, secret

@@ -23,11 +23,13 @@ import yaml
 
 from keystile_auth.cli.banner import banner
 from keystile_auth.cli.session import DATA_FOLDER, CommandError, open_session
+from keystile_auth.cli.users import record_user
 from keystile_auth.identity.local import LocalUsers
 from keystile_auth.settings import AuthSettings
 from keystile_auth.store import embedded
 from keystile_auth.store.users import UserStore
 from keystile_common import server
+from keystile_common.audit import EventType
 from keystile_common.settings import CONFIG_VARIABLE, DEVELOPMENT_VARIABLES, PREFIX, SECRETS_VARIABLE, Listen
 
 HOST = "127.0.0.1"
@@ -95,7 +97,7 @@ def _run(folder: Path, ports: Ports) -> None:
             password = asyncio.run(_ensure_demo_user(folder))
             for name, process, url in services:
                 _wait_until_ready(name, process, url, folder)
-            typer.echo(banner(ports.issuer, ports.resource, DEMO_USER, password, folder))
+            typer.echo(banner(ports.issuer, ports.resource, DEMO_USER, password, folder, _CACHE_SECONDS))
             _watch(services, folder)
 
 
@@ -104,11 +106,13 @@ def _terminated_as_interrupted() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT too: a shell starts what it puts in the background with SIGINT ignored.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -250,7 +254,8 @@ async def _ensure_demo_user(folder: Path) -> str:
         local = LocalUsers(users)
         user = await users.find_by_name(DEMO_USER)
         if user is None:
-            await local.create(DEMO_USER, password, int(time.time()))
+            user = await local.create(DEMO_USER, password, int(time.time()))
+            record_user(session, EventType.USER_CREATED, user, "keystile dev")
         elif chosen is not None and await local.verify(DEMO_USER, chosen) is None:
             await local.set_password(user, chosen)
         local.close()

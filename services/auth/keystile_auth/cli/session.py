@@ -14,7 +14,7 @@ from opentelemetry.trace import NoOpTracer
 from keystile_auth.app import create_metrics
 from keystile_auth.settings import AuthSettings
 from keystile_common.audit import AuditLog, FileSink, StreamSink
-from keystile_common.settings import CONFIG_VARIABLE, SECRETS_VARIABLE, load
+from keystile_common.settings import CONFIG_VARIABLE, SECRETS_VARIABLE, SettingsError, load
 from keystile_common.store import Store, connect
 
 _T = TypeVar("_T")
@@ -46,6 +46,11 @@ def load_settings() -> AuthSettings:
     if CONFIG_VARIABLE not in environ and "KEYSTILE_ISSUER" not in environ and (folder / "auth.yaml").exists():
         environ[CONFIG_VARIABLE] = str(folder / "auth.yaml")
         environ.setdefault(SECRETS_VARIABLE, str(folder / "secrets" / "auth"))
+    elif CONFIG_VARIABLE not in environ and "KEYSTILE_ISSUER" not in environ:
+        raise CommandError(
+            f"No settings: name the server's YAML file in {CONFIG_VARIABLE} (and its secrets folder in "
+            f"{SECRETS_VARIABLE}), or run this where `keystile dev` keeps its {DATA_FOLDER} folder."
+        )
     return load(AuthSettings, environ)
 
 
@@ -57,11 +62,19 @@ async def open_session(environ: Mapping[str, str] | None = None) -> AsyncIterato
     """
     settings = load_settings() if environ is None else load(AuthSettings, environ)
     metrics = create_metrics()
+    audit = AuditLog([_sink(settings.audit.file)], metrics.audit)
     store = connect(settings.store, metrics.store, NoOpTracer())
-    file = settings.audit.file
-    audit = AuditLog([FileSink(file) if file else StreamSink("stderr", sys.stderr)], metrics.audit)
     try:
         yield Session(settings, store, audit)
     finally:
         audit.close()
         await store.close()
+
+
+def _sink(file: Path | None) -> FileSink | StreamSink:
+    if file is None:
+        return StreamSink("stderr", sys.stderr)
+    try:
+        return FileSink(file)
+    except OSError as problem:
+        raise SettingsError(f"audit.file: cannot write {file}: {problem.strerror}") from None

@@ -23,7 +23,7 @@ def add(username: str) -> None:
     async def work(password: str) -> User:
         async with open_session() as session:
             user = await LocalUsers(UserStore(session.store)).create(username, password, int(time.time()))
-            _record(session, EventType.USER_CREATED, user, "operator")
+            record_user(session, EventType.USER_CREATED, user, "operator")
             return user
 
     typer.echo(f"Created {username} ({run(work(_password(username))).sub}).")
@@ -51,7 +51,7 @@ def password(username: str) -> None:
             user = await _find(session, username)
             await LocalUsers(UserStore(session.store)).set_password(user, new)
             await _sessions(session).delete_all_of_user(user.sub)
-            _record(session, EventType.USER_UPDATED, user, "password")
+            record_user(session, EventType.USER_UPDATED, user, "password")
 
     run(work(_password(username)))
     typer.echo(f"{username} has another password and was signed out everywhere.")
@@ -78,7 +78,7 @@ def enable(username: str) -> None:
         async with open_session() as session:
             user = await _find(session, username)
             await UserStore(session.store).set_disabled(user, disabled=False)
-            _record(session, EventType.USER_UPDATED, user, "enabled")
+            record_user(session, EventType.USER_UPDATED, user, "enabled")
 
     run(work())
     typer.echo(f"{username} can sign in again.")
@@ -103,7 +103,7 @@ def delete(username: str) -> None:
 async def _end_all(session: Session, user: User, kind: EventType, reason: str) -> int:
     await _sessions(session).delete_all_of_user(user.sub)
     ended = await GrantStore(session.store).end_all_of_user(user.sub, f"user_{reason}")
-    _record(session, kind, user, reason)
+    record_user(session, kind, user, reason)
     return ended
 
 
@@ -119,7 +119,8 @@ def _sessions(session: Session) -> SessionStore:
     return SessionStore(session.store, idle_seconds=settings.idle_seconds, lifetime_seconds=settings.lifetime_seconds)
 
 
-def _record(session: Session, kind: EventType, user: User, reason: str) -> None:
+def record_user(session: Session, kind: EventType, user: User, reason: str) -> None:
+    """Record what an operator did to a user."""
     session.audit.record(kind, "success", Actor(), reason=reason, target={"sub": user.sub, "username": user.username})
 
 

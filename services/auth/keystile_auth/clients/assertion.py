@@ -1,6 +1,8 @@
 """Client assertions: a client signs a short-lived JWT with its own key (RFC 7523 section 3, private_key_jwt)."""
 
+import contextlib
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +22,7 @@ MAX_JWKS_BYTES = 64 * 1024
 MAX_LIFETIME_SECONDS = 600
 _LEEWAY_SECONDS = 30
 _JWKS_CACHE_SECONDS = 300
-_REFETCHES_PER_MINUTE = 10
+_FETCHES_PER_MINUTE = 10
 _MAX_JTI_CHARACTERS = 256
 _FAR_FUTURE = 1e12
 _SEGMENTS = 3
@@ -62,24 +64,24 @@ class AssertionVerifier:
     async def _signed_claims(self, assertion: str, client: Client) -> dict[str, Any]:
         if client.jwks_uri is None:
             return self._claims(assertion, _key_set(client.jwks))
-        cached = await self._store.cached_document(client.jwks_uri)
+        cached = await self._store.cached_keys(client.jwks_uri)
         if cached is not None:
-            try:
+            # When it does not fit, the client may have changed its keys.
+            with contextlib.suppress(OAuthError):
                 return self._claims(assertion, _key_set(json.loads(cached)))
-            except OAuthError:
-                # The client may have changed its keys; look, but not for every forgery that comes.
-                count, _ = await self._limits.count("jwks", client.id, 60)
-                if count > _REFETCHES_PER_MINUTE:
-                    raise
-        return self._claims(assertion, _key_set(await self._fetch(client.jwks_uri)))
+        return self._claims(assertion, _key_set(await self._fetch(client.jwks_uri, client.id)))
 
-    async def _fetch(self, url: str) -> Any:
+    async def _fetch(self, url: str, client_id: str) -> Any:
+        # Not for every forgery that comes: whoever registers a client could make us hammer any host.
+        count, _ = await self._limits.count("jwks", client_id, 60)
+        if count > _FETCHES_PER_MINUTE:
+            raise _refused("has no signature by a known key of this client; its jwks_uri was asked often enough")
         try:
             fetched = await self._fetcher.get(url, max_bytes=MAX_JWKS_BYTES)
             document = json.loads(fetched.body)
         except (OutboundError, ValueError, RecursionError):
             raise _refused("cannot be checked: the client's jwks_uri gives no key set") from None
-        await self._store.cache_document(url, json.dumps(document), _JWKS_CACHE_SECONDS)
+        await self._store.cache_keys(url, json.dumps(document), _JWKS_CACHE_SECONDS)
         return document
 
     def _claims(self, assertion: str, keys: KeySet) -> dict[str, Any]:
@@ -114,9 +116,10 @@ class AssertionVerifier:
             raise _refused(f"must expire within {MAX_LIFETIME_SECONDS} seconds")
         if not_before is None or not_before > now + _LEEWAY_SECONDS:
             raise _refused("is not valid yet")
-        if not isinstance(claims.get("jti"), str) or not 0 < len(claims["jti"]) <= _MAX_JTI_CHARACTERS:
-            raise _refused(f"must have a jti of 1 to {_MAX_JTI_CHARACTERS} characters")
-        return int(expires)
+        if not _is_jti(claims.get("jti")):
+            raise _refused(f"must have a jti of 1 to {_MAX_JTI_CHARACTERS} printable characters")
+        # Rounded up: the mark that its jti was used must outlive it.
+        return math.ceil(expires)
 
 
 def _key_set(document: Any) -> KeySet:
@@ -132,6 +135,10 @@ def _time(value: Any) -> float | None:
     """A NumericDate (RFC 7519 section 2) that can be one."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) < _FAR_FUTURE else None
+
+
+def _is_jti(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_JTI_CHARACTERS and value.isprintable()
 
 
 def _refused(what: str) -> OAuthError:

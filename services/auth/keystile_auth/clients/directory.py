@@ -35,8 +35,8 @@ class ClientDirectory:
             OAuthError: `invalid_client`: unknown, or its metadata document cannot be used.
             RateLimitedError: this address made us fetch too many documents.
         """
-        if len(client_id) > MAX_CLIENT_ID_CHARACTERS:
-            raise OAuthError("invalid_client", "client_id is too long")
+        if len(client_id) > MAX_CLIENT_ID_CHARACTERS or not (client_id.isascii() and client_id.isprintable()):
+            raise OAuthError("invalid_client", "client_id is too long or not printable ASCII")
         if is_document_url(client_id):
             return await self._document(client_id, ip)
         document = await self._store.find(client_id)

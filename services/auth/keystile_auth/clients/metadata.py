@@ -1,5 +1,7 @@
 """Client metadata that a stranger sent, checked (RFC 7591 section 2)."""
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +13,10 @@ from keystile_auth.errors import OAuthError
 MAX_REDIRECT_URIS = 20
 MAX_NAME_CHARACTERS = 200
 _USER_GRANTS = ("authorization_code", "refresh_token")
-_CONTROL = set(range(0x20)) | set(range(0x7F, 0xA0))
-# Characters that turn text around or hide in it: a name must read as it is written.
-_INVISIBLE = set(range(0x200B, 0x2010)) | set(range(0x202A, 0x202F)) | set(range(0x2060, 0x2070)) | {0xFEFF}
+# A name must read as it is written: no controls, nothing that turns text around or hides in it, no line ends.
+_UNREADABLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7E]+")
+_PRIVATE_PARTS = {"d", "k", "p", "q", "dp", "dq", "qi", "oth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,28 @@ def _keys(document: Mapping[str, Any], methods: tuple[str, ...]) -> tuple[dict[s
     jwks, jwks_uri = document.get("jwks"), _https(document, "jwks_uri")
     if jwks is not None and jwks_uri is not None:
         raise OAuthError("invalid_client_metadata", "jwks and jwks_uri must not both be given")
-    if jwks is not None and not (isinstance(jwks, dict) and isinstance(jwks.get("keys"), list)):
-        raise OAuthError("invalid_client_metadata", "jwks must be a JSON Web Key Set")
+    if jwks is not None:
+        _check_key_set(jwks)
     if methods == ("private_key_jwt",) and jwks is None and jwks_uri is None:
         raise OAuthError("invalid_client_metadata", "private_key_jwt needs jwks or jwks_uri")
     return jwks, jwks_uri
+
+
+def _check_key_set(jwks: Any) -> None:
+    keys = jwks.get("keys") if isinstance(jwks, dict) else None
+    if not isinstance(keys, list) or not all(isinstance(key, dict) and _is_flat(key) for key in keys):
+        raise OAuthError("invalid_client_metadata", "jwks must be a JSON Web Key Set")
+    if any(_PRIVATE_PARTS & set(key) for key in keys):
+        raise OAuthError("invalid_client_metadata", "jwks must have public keys only")
+
+
+def _is_flat(key: dict[str, Any]) -> bool:
+    # No member of a public key holds more than a list of strings (RFC 7517 section 4).
+    return not any(
+        isinstance(part, dict | list)
+        for value in key.values()
+        for part in (value if isinstance(value, list) else [value])
+    )
 
 
 def _name(document: Mapping[str, Any], first_redirect_uri: str) -> str:
@@ -105,7 +125,7 @@ def _name(document: Mapping[str, Any], first_redirect_uri: str) -> str:
         return urlsplit(first_redirect_uri).hostname or "An application"
     if not isinstance(name, str):
         raise OAuthError("invalid_client_metadata", "client_name must be a string")
-    if any(ord(c) in _CONTROL or ord(c) in _INVISIBLE for c in name) or len(name) > MAX_NAME_CHARACTERS:
+    if any(unicodedata.category(c) in _UNREADABLE for c in name) or len(name) > MAX_NAME_CHARACTERS:
         raise OAuthError(
             "invalid_client_metadata",
             f"client_name must be at most {MAX_NAME_CHARACTERS} visible characters, none that turn text around",
@@ -118,7 +138,7 @@ def _https(document: Mapping[str, Any], name: str) -> str | None:
     if value is None or value == "":
         return None
     try:
-        parts = urlsplit(value) if isinstance(value, str) else None
+        parts = urlsplit(value) if isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value) else None
         # A page may be plain http at a developer's; keys may not.
         schemes = {"https"} if name == "jwks_uri" else {"https", "http"}
         if parts and parts.scheme in schemes and parts.hostname and parts.username is None:

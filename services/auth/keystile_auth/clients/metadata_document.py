@@ -6,6 +6,7 @@ most 5 KiB, kept as long as HTTP says.
 
 import json
 import re
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -19,7 +20,11 @@ MAX_BYTES = 5 * 1024
 MAX_URL_CHARACTERS = 1024
 _DEFAULT_CACHE_SECONDS = 300
 _USABLE_METHODS = ("none", "private_key_jwt")
-_MAX_AGE = re.compile(r"(?:^|,)\s*max-age=\"?([0-9]{1,9})\"?\s*(?:,|$)", re.IGNORECASE)
+_MAX_AGES = tuple(
+    # What is said to shared caches, as ours is one, comes first.
+    re.compile(rf"(?:^|,)\s*{name}=\"?([0-9]{{1,9}})\"?\s*(?:,|$)", re.IGNORECASE)
+    for name in ("s-maxage", "max-age")
+)
 _SECONDS = re.compile("[0-9]{1,9}")
 _NO_STORE = re.compile(r"(?:^|,)\s*(?:no-store|no-cache|private)\b", re.IGNORECASE)
 
@@ -134,12 +139,21 @@ def _cache_seconds(document: Document, most: int) -> int:
         return 0
     age = document.headers.get("age", "0")
     spent = int(age) if _SECONDS.fullmatch(age) else 0
-    match = _MAX_AGE.search(control)
+    match = next(filter(None, (pattern.search(control) for pattern in _MAX_AGES)), None)
     if match:
         return max(0, min(int(match[1]) - spent, most))
-    try:
-        expires = parsedate_to_datetime(document.headers["expires"])
-        date = parsedate_to_datetime(document.headers["date"])
-        return max(0, min(int((expires - date).total_seconds()) - spent, most))
-    except (KeyError, ValueError, TypeError):
+    if "expires" not in document.headers:
         return min(_DEFAULT_CACHE_SECONDS, most)
+    expires = _date(document.headers["expires"])
+    if expires is None:  # such as 0, which means the past (RFC 9111 section 5.3)
+        return 0
+    date = _date(document.headers.get("date", "")) or datetime.now(UTC)
+    return max(0, min(int((expires - date).total_seconds()) - spent, most))
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from keystile_common.settings import is_loopback_host
 
 # Host and path are compared as text; only the port of a loopback address floats (RFC 8252 section 7.3).
 _LOOPBACK = re.compile(r"http://(127\.0\.0\.1|\[::1\]|localhost)(?::([0-9]{1,5}))?(/[^#\\\s]*)?")
 _ALLOWED = re.compile(r"[\x21-\x7E]+")
+# What stands in a URI's host goes into a page's Content-Security-Policy too: nothing that ends a directive.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _MAX_PORT = 65535
+# Were one of these in the URI already, an answer would have it twice (RFC 9207 section 2.4).
+_ANSWER_PARAMETERS = {"code", "state", "iss", "error", "error_description"}
 MAX_CHARACTERS = 2048
 
 
@@ -26,18 +30,23 @@ def problem(uri: str, private_use_schemes: Iterable[str]) -> str | None:
         return "must have no fragment, wildcard, quote or backslash"
     try:
         parts = urlsplit(uri)
-        host, _ = parts.hostname, parts.port
+        _ = parts.hostname, parts.port
     except ValueError:
         return "is not a URI"
     if parts.username is not None or parts.password is not None:
         return "must have no user or password"
-    if parts.scheme == "https" and host:
+    if _ANSWER_PARAMETERS & {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}:
+        return f"must have none of {', '.join(sorted(_ANSWER_PARAMETERS))} in its query"
+    return _place_problem(uri, parts, private_use_schemes)
+
+
+def _place_problem(uri: str, parts: SplitResult, private_use_schemes: Iterable[str]) -> str | None:
+    if parts.scheme == "https" and parts.hostname:
+        is_host = _HOST.fullmatch(re.sub(r":[0-9]*$", "", parts.netloc))
+        return None if is_host else "must have a host of letters, digits, dots and hyphens"
+    if _loopback(uri) or (parts.scheme in set(private_use_schemes) and uri.startswith(f"{parts.scheme}:")):
         return None
-    if parts.scheme == "http":
-        return None if _loopback(uri) else "must be https, or http on 127.0.0.1, [::1] or localhost"
-    if parts.scheme in set(private_use_schemes) and uri.startswith(f"{parts.scheme}:"):
-        return None
-    return "must be https, or http on a loopback address"
+    return "must be https, or http on 127.0.0.1, [::1] or localhost; an operator can allow another scheme"
 
 
 def has_odd_character(uri: str) -> bool:

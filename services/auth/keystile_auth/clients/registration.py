@@ -32,8 +32,11 @@ def new_secret() -> str:
 class Registration:
     """Registers clients that strangers bring, and lets each manage its own registration."""
 
-    def __init__(self, store: ClientStore, private_use_schemes: list[str], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: ClientStore, private_use_schemes: list[str], unused_seconds: int, clock: Callable[[], float]
+    ) -> None:
         self._store = store
+        self._unused_seconds = unused_seconds
         self._schemes = private_use_schemes
         self._clock = clock
 
@@ -50,7 +53,7 @@ class Registration:
         client, secret = self._build(new_client_id(), document, int(self._clock()))
         token = new_secret()
         client = replace(client, registration_token_hash=hash_secret(token))
-        if not await self._store.add(client.id, client.to_json(), listed=False):
+        if not await self._store.add(client.id, client.to_json(), seconds=self._unused_seconds):
             raise RuntimeError("a new client id was taken")
         return client, secret, token
 
@@ -74,10 +77,13 @@ class Registration:
             The client, and a new secret where it needs one that it did not have.
 
         Raises:
-            OAuthError: as `metadata.check`; or it names another client's id.
+            OAuthError: as `metadata.check`; or it names another client's id, or a secret of its own choice.
         """
         if document.get("client_id") != client.id:
             raise OAuthError("invalid_client_metadata", "client_id must be this client's id")
+        secret = document.get("client_secret")
+        if secret is not None and not _is_secret_of(client, secret):
+            raise OAuthError("invalid_client_metadata", "client_secret must be this client's own, or left out")
         new, secret = self._build(client.id, document, client.issued)
         if new.secret_hash is not None and client.secret_hash is not None:
             new, secret = replace(new, secret_hash=client.secret_hash), None
@@ -114,3 +120,7 @@ class Registration:
             issued=issued,
         )
         return client, secret
+
+
+def _is_secret_of(client: Client, secret: Any) -> bool:
+    return isinstance(secret, str) and secrets.compare_digest(hash_secret(secret), client.secret_hash or "")

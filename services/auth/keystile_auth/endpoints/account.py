@@ -123,8 +123,9 @@ class AccountEndpoint:
     async def end_connection(self, request: Request) -> Response:
         """End every grant to a client for a resource, with all tokens, and forget the consent."""
         _, user, parameters = await self._form(request)
-        grants = [each for each in await self._grants.of_user(user.sub) if _connection_id(each) == parameters.get("id")]
-        for grant in grants:
+        # Codes on their way too: redeemed a moment later, one would begin the connection anew.
+        grants = await self._grants.not_ended_of_user(user.sub)
+        for grant in (each for each in grants if _connection_id(each) == parameters.get("id")):
             # Consent first: the client could otherwise come back unasked in between.
             await self._users.forget_consent(user.sub, grant.client_id, grant.resource)
             if await self._grants.end(grant.id, "user"):

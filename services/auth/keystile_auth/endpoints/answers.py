@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from keystile_auth.errors import OAuthError
-from keystile_common.store import RETRY_AFTER_SECONDS
+from keystile_common.health import RETRY_AFTER_SECONDS
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -30,7 +30,7 @@ def error_answer(request: Request, problem: OAuthError) -> Response:
     """An error as RFC 6749 section 5.2 writes it, with the challenge that belongs to a 401."""
     headers = dict(NO_STORE)
     if problem.code == "invalid_client":
-        headers["WWW-Authenticate"] = f'Basic realm="{request.url.path}"'
+        headers["WWW-Authenticate"] = f'Basic realm="{request.scope["path"]}"'
     elif problem.code == "invalid_token":
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
     if problem.retry_after is not None:

@@ -8,7 +8,7 @@ from keystile_auth.clients.client import Client
 from keystile_auth.clients.directory import ClientDirectory
 from keystile_auth.endpoints.browser import Browsers
 from keystile_auth.endpoints.pages import PageError, redirect
-from keystile_auth.endpoints.parameters import ip_of, parse
+from keystile_auth.endpoints.parameters import ip_of, parse, query_of
 from keystile_auth.endpoints.waiting_request import WaitingRequests, answer_url
 from keystile_auth.errors import OAuthError, RateLimitedError
 from keystile_auth.grants import authorization_request
@@ -64,7 +64,7 @@ class AuthorizationEndpoint:
         """Who asks and where answers may go. Until both are known to belong together nothing is sent on."""
         client_id = None
         try:
-            parameters, repeated = parse(request.url.query)
+            parameters, repeated = parse(query_of(request))
             for name in ("client_id", "redirect_uri"):
                 if name in repeated:
                     raise OAuthError("invalid_request", f"the parameter {name} must be given once")

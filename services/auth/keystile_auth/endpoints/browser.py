@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from keystile_auth.store.sessions import Session, SessionStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens.master_key import MasterKey
 
-_COOKIE_CHARACTERS = 43
+_COOKIE = re.compile(r"[A-Za-z0-9_-]{43}")
 _MAX_USER_AGENT = 200
 
 
@@ -59,7 +60,7 @@ class Browsers:
     async def read(self, request: Request) -> Browser:
         """The browser that sent this request; an unknown one gets a new cookie when it is answered."""
         secret = request.cookies.get(self._name, "")
-        if len(secret) != _COOKIE_CHARACTERS or not secret.isascii():
+        if not _COOKIE.fullmatch(secret):
             return Browser(secrets.token_urlsafe(32), None, None)
         browser = Browser(secret, None, None)
         session = await self._sessions.find(browser.id)
@@ -95,7 +96,7 @@ class Browsers:
         Raises:
             PageError: 403.
         """
-        if not hmac.compare_digest(self.csrf_token(browser), presented or ""):
+        if not hmac.compare_digest(self.csrf_token(browser).encode(), (presented or "").encode()):
             raise PageError(
                 403,
                 "This form has expired",

@@ -68,7 +68,7 @@ class LoginEndpoint:
         identifier = parameters.get("request")
         asked = await self._waiting.find(identifier, browser) if identifier else None
         username, ip = parameters.get("username", ""), ip_of(request)
-        wait = await self._wait(username, ip)
+        wait = await self._count_try(username, ip)
         if wait:
             self._record("limited", None, asked, ip)
             self._metrics.rate_limited.labels("login").inc()
@@ -77,9 +77,9 @@ class LoginEndpoint:
             return self._page(browser, identifier, asked, username, sentence, 429)
         user = await self._users.verify(username, parameters.get("password", ""))
         if user is None:
-            await self._count_failure(username, ip)
             self._record("failure", None, asked, ip)
             return self._page(browser, identifier, asked, username, _WRONG, 401)
+        await self._uncount_try(username, ip)
         signed_in = await self._browsers.sign_in(request, browser, user)
         if identifier and asked:
             await self._waiting.rebind(identifier, asked, signed_in)
@@ -89,17 +89,21 @@ class LoginEndpoint:
     def _after(self, identifier: str | None) -> str:
         return f"{self._prefix}/consent?request={identifier}" if identifier else f"{self._prefix}/account"
 
-    async def _wait(self, username: str, ip: str) -> int:
-        """Seconds until another try is let through, 0 for now. Bounded per user and per address."""
+    async def _count_try(self, username: str, ip: str) -> int:
+        """Count a try against user and address; answers the seconds to wait, 0 when it may go on.
+
+        Counted before the password is looked at: were only failures counted, after it, a thousand tries at
+        once would all be let through.
+        """
         waits = []
         for limit, who, most in self._bounds(username, ip):
-            count, left = await self._limits.count(limit, who, _WINDOW_SECONDS, by=0)
-            waits.append(left if count >= most else 0)
+            count, left = await self._limits.count(limit, who, _WINDOW_SECONDS)
+            waits.append(left if count > most else 0)
         return max(waits)
 
-    async def _count_failure(self, username: str, ip: str) -> None:
+    async def _uncount_try(self, username: str, ip: str) -> None:
         for limit, who, _ in self._bounds(username, ip):
-            await self._limits.count(limit, who, _WINDOW_SECONDS)
+            await self._limits.count(limit, who, _WINDOW_SECONDS, by=-1)
 
     def _bounds(self, username: str, ip: str) -> list[tuple[str, str, int]]:
         return [

@@ -6,8 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
@@ -88,10 +87,8 @@ class Pages:
         )
 
     def _headers(self, form_targets: Iterable[str]) -> dict[str, str]:
-        # Browsers hold a form's redirects to form-action too, so the client's address must be in it.
-        actions = " ".join(["'self'", *sorted({_source(uri) for uri in form_targets})])
         policy = (
-            f"default-src 'none'; style-src 'self'; img-src 'self' data:; form-action {actions}; "
+            f"default-src 'none'; style-src 'self'; img-src 'self' data:; {_form_action(form_targets)}"
             "frame-ancestors 'none'; base-uri 'none'"
         )
         secure = {"Strict-Transport-Security": "max-age=31536000"} if self._https else {}
@@ -100,14 +97,20 @@ class Pages:
 
 def redirect(url: str, status: int = 303) -> Response:
     """Send a browser on with GET (never 307: that would send a password along, RFC 9700 section 4.12)."""
-    return RedirectResponse(url, status, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+    # Written as it is: RedirectResponse quotes some characters anew, and a redirect URI must arrive as registered.
+    headers = {"Location": url, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+    return Response(status_code=status, headers=headers)
 
 
-def wants_html(request: Request) -> bool:
-    """Whether a person's browser asks, rather than a program."""
-    return "text/html" in request.headers.get("accept", "")
+def _form_action(targets: Iterable[str]) -> str:
+    """The directive that bounds where forms lead, redirects included.
 
-
-def _source(uri: str) -> str:
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in {"https", "http"} else f"{parts.scheme}:"
+    Browsers hold the whole chain of redirects behind a form to it. A program on this machine is the chain's end; a
+    web application may go on to wherever it likes (claude.ai to the claude: scheme), so its forms get no bound.
+    """
+    parts = [urlsplit(uri) for uri in targets]
+    if any(each.scheme == "https" for each in parts):
+        return ""
+    sources = {f"http://{each.netloc}" if each.scheme == "http" else f"{each.scheme}:" for each in parts}
+    actions = " ".join(["'self'", *sorted(sources)])
+    return f"form-action {actions}; "

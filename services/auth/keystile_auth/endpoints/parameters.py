@@ -50,6 +50,18 @@ def single(parsed: tuple[dict[str, str], set[str]]) -> dict[str, str]:
     return values
 
 
+def query_of(request: Request) -> str:
+    """The query as it was sent. Starlette's own parsing of URLs fails on a Host header that is none.
+
+    Raises:
+        OAuthError: `invalid_request`: not ASCII.
+    """
+    try:
+        return bytes(request.scope["query_string"]).decode("ascii")
+    except UnicodeDecodeError:
+        raise OAuthError("invalid_request", "the query must be percent-encoded ASCII") from None
+
+
 async def form(request: Request) -> dict[str, str]:
     """The parameters of a form body.
 
@@ -77,6 +89,7 @@ async def json_object(request: Request) -> dict[str, Any]:
         raise OAuthError("invalid_client_metadata", "the body must be application/json")
     try:
         value = json.loads(await request.body(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no half of a surrogate pair, no 1e999
     except (ValueError, RecursionError):
         raise OAuthError("invalid_client_metadata", "the body must be a JSON object with each name once") from None
     if not isinstance(value, dict):

@@ -78,8 +78,11 @@ def answer_url(redirect_uri: str, state: str | None, issuer: str, parameters: di
 
 
 def _document(request: AuthorizationRequest, browser: Browser) -> dict[str, Any]:
-    # The client as it was when the request came: its document may change while a person reads.
-    client = replace(request.client, secret_hash=None, registration_token_hash=None, jwks=None)
+    # The client as it was when the request came: its document may change while a person reads. Only what the pages
+    # show, since anybody may have any number of requests wait.
+    client = replace(
+        request.client, redirect_uris=(request.redirect_uri,), secret_hash=None, registration_token_hash=None, jwks=None
+    )
     return {
         "browser": browser.id,
         "client": client.to_json(),

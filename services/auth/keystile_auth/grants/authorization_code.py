@@ -6,11 +6,12 @@ import re
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 
-from keystile_auth.clients.client import Client
+from keystile_auth.clients.client import Client, Source
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_request import AuthorizationRequest
 from keystile_auth.grants.token_response import Subject, TokenResponse, new_access_token
 from keystile_auth.settings import TokenSettings
+from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import Code, Grant, GrantStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens import opaque
@@ -48,6 +49,7 @@ class AuthorizationCodeGrant:
         self,
         issuer: str,
         store: GrantStore,
+        clients: ClientStore,
         users: UserStore,
         resources: Resources,
         refresh_tokens: opaque.RefreshTokens,
@@ -55,6 +57,7 @@ class AuthorizationCodeGrant:
     ) -> None:
         self._issuer = issuer
         self._store = store
+        self._clients = clients
         self._users = users
         self._resources = resources
         self._refresh_tokens = refresh_tokens
@@ -68,6 +71,8 @@ class AuthorizationCodeGrant:
         """
         grant_id = opaque.new_grant_id()
         code = opaque.new_code(grant_id)
+        if request.client.source is Source.REGISTRATION:
+            await self._clients.keep(request.client.id)
         await self._store.create(
             grant_id,
             sub=user.sub,

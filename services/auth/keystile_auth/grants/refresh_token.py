@@ -10,7 +10,7 @@ from keystile_auth.settings import TokenSettings
 from keystile_auth.store.grants import Grant, GrantStore
 from keystile_auth.store.users import UserStore
 from keystile_auth.tokens.opaque import RefreshTokens
-from keystile_auth.tokens.resources import Resources, parse_scope
+from keystile_auth.tokens.resources import Resource, Resources, parse_scope
 
 
 class RefreshTokenReusedError(OAuthError):
@@ -74,7 +74,10 @@ class RefreshTokenGrant:
         if not grant.is_live:
             raise _invalid("the grant has ended; sign in again")
         require_resource(self._resources, request.resource, grant)
-        scope = self._scope(request.scope, grant)
+        resource = self._resources.find(grant.resource)
+        if resource is None:
+            raise OAuthError("invalid_target", "the resource is no longer served")
+        scope = self._scope(request.scope, grant, resource)
         subject = await self._subject(grant, client)
         successor, access_token = self._tokens.successor(token), self._tokens.access_token(token)
         access = new_access_token(
@@ -112,17 +115,17 @@ class RefreshTokenGrant:
             event="repaired" if outcome.word == "repaired" else "refreshed",
         )
 
-    def _scope(self, requested: str | None, grant: Grant) -> str:
+    def _scope(self, requested: str | None, grant: Grant, resource: Resource) -> str:
+        # What the resource no longer has is in no new token, though it was granted once.
+        granted = [scope for scope in grant.scopes if scope in resource.scopes]
         if not requested:
-            return " ".join(grant.scopes)
+            return " ".join(granted)
         scopes = parse_scope(requested)
-        if not set(scopes) <= set(grant.scopes):
+        if not set(scopes) <= set(granted):
             raise OAuthError("invalid_scope", "a refresh cannot widen the scope; send the user to authorize again")
         return " ".join(scopes)
 
     async def _subject(self, grant: Grant, client: Client) -> Subject:
-        if self._resources.find(grant.resource) is None:
-            raise OAuthError("invalid_target", "the resource is no longer served")
         user = await self._users.find(grant.sub)
         if user is None or user.disabled:
             raise _invalid("the user can no longer sign in")

@@ -8,10 +8,11 @@ Keys (prefix `ks:`), with the part in braces that Redis Cluster hashes:
 | `ks:{grant}:a:SHA256` | an access token: expiry, audience, ready introspection answer |
 | `ks:client:ID` | a registered client; `ks:clients` lists those of the operator |
 | `ks:document:SHA256` | a cached Client ID Metadata Document |
+| `ks:keys:SHA256` | a cached key set of a client |
 | `ks:user:SUB`, `ks:username:NAME` | a user, and the way to it |
 | `ks:consents:SUB` | what a user has consented to |
 | `ks:session:SHA256`, `ks:sessions:SUB` | a sign-in session, and a user's sessions |
-| `ks:request:SHA256` | an authorization request that waits for a person |
+| `ks:request:ID` | an authorization request that waits for a person |
 | `ks:grants:user:SUB`, `ks:grants:client:ID` | grants by owner, scored by expiry |
 | `ks:assertion:SHA256` | a used client assertion |
 | `ks:limit:…` | a rate limit's window |

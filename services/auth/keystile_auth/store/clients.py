@@ -19,18 +19,27 @@ class ClientStore:
             document: str | None = await self._store.redis.get(_key(client_id))
         return document
 
-    async def add(self, client_id: str, document: str, *, listed: bool) -> bool:
-        """Store a new client; False when the id is taken. `listed` ones appear in `all_listed`."""
+    async def add(self, client_id: str, document: str, *, seconds: int | None) -> bool:
+        """Store a new client; False when the id is taken.
+
+        It is forgotten after `seconds` unless `keep` is called; with None it stays, and `all_listed` has it.
+        """
         with self._store.operation("client.add"):
-            added = bool(await self._store.redis.set(_key(client_id), document, nx=True))
-            if added and listed:
+            taken = await self._store.redis.set(_key(client_id), document, nx=True, get=True, ex=seconds)
+            added = taken in {None, document}  # ours when the answer got lost and the command was sent again
+            if added and seconds is None:
                 await self._store.redis.sadd(_OPERATORS, client_id)
         return added
+
+    async def keep(self, client_id: str) -> None:
+        """Never forget this client by itself."""
+        with self._store.operation("client.keep"):
+            await self._store.redis.persist(_key(client_id))
 
     async def replace(self, client_id: str, document: str) -> bool:
         """Store a client's changed document; False when it is gone."""
         with self._store.operation("client.replace"):
-            return bool(await self._store.redis.set(_key(client_id), document, xx=True))
+            return bool(await self._store.redis.set(_key(client_id), document, xx=True, keepttl=True))
 
     async def delete(self, client_id: str) -> bool:
         """Forget a client; False when it was not there."""
@@ -55,6 +64,17 @@ class ClientStore:
         with self._store.operation("document.put"):
             await self._store.redis.set(_document_key(url), document, ex=seconds)
 
+    async def cached_keys(self, uri: str) -> str | None:
+        """A key set fetched before and still fresh, or None."""
+        with self._store.operation("keys_document.find"):
+            document: str | None = await self._store.redis.get(_keys_key(uri))
+        return document
+
+    async def cache_keys(self, uri: str, document: str, seconds: int) -> None:
+        """Keep a fetched key set for `seconds`, apart from metadata documents: anybody may put any JSON here."""
+        with self._store.operation("keys_document.put"):
+            await self._store.redis.set(_keys_key(uri), document, ex=seconds)
+
 
 def _key(client_id: str) -> str:
     return f"ks:client:{client_id}"
@@ -62,3 +82,7 @@ def _key(client_id: str) -> str:
 
 def _document_key(url: str) -> str:
     return f"ks:document:{hashlib.sha256(url.encode()).hexdigest()}"
+
+
+def _keys_key(uri: str) -> str:
+    return f"ks:keys:{hashlib.sha256(uri.encode()).hexdigest()}"

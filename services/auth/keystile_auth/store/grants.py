@@ -1,6 +1,7 @@
 """Grants, their codes, refresh families and access tokens: one JSON document a grant, one script a change."""
 
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Grant:
     def is_live(self) -> bool:
         """Whether its code was redeemed and nothing has ended it."""
         return self.state == "live"
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether something has ended it; what is left is its tombstone."""
+        return self.state == "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +212,17 @@ class GrantStore:
     async def end(self, grant_id: str, reason: str) -> bool:
         """End a grant with all its tokens; False when it was not alive."""
         with self._store.operation("grant.end"):
-            return bool(await self._end(keys=[_key(grant_id)], args=[reason, TOMBSTONE_MS]))
+            args = [reason, TOMBSTONE_MS, secrets.token_urlsafe(12)]
+            return bool(await self._end(keys=[_key(grant_id)], args=args))
 
     async def of_user(self, sub: str) -> list[Grant]:
         """A user's live grants, oldest first."""
-        found = [grant async for grant in self._grants(f"ks:grants:user:{sub}")]
-        return sorted((grant for grant in found if grant.is_live), key=lambda grant: grant.created)
+        return [grant for grant in await self.not_ended_of_user(sub) if grant.is_live]
+
+    async def not_ended_of_user(self, sub: str) -> list[Grant]:
+        """As `of_user`, and those whose code nobody has redeemed yet."""
+        found = {grant.id: grant async for grant in self._grants(f"ks:grants:user:{sub}")}
+        return sorted((grant for grant in found.values() if not grant.is_ended), key=lambda grant: grant.created)
 
     async def end_all_of_user(self, sub: str, reason: str) -> int:
         """End every grant of a user, codes not yet redeemed too; answers how many lived."""
@@ -238,15 +249,15 @@ class GrantStore:
                 yield grant
 
     async def _members(self, listing: str) -> AsyncIterator[str]:
-        start = 0
+        # By cursor, not by rank: members that expire meanwhile would move others past us. One may come twice.
+        cursor = 0
         while True:
             with self._store.operation("grant.list"):
-                batch: list[str] = await self._store.redis.zrange(listing, start, start + _BATCH - 1)
-            for member in batch:
+                cursor, batch = await self._store.redis.zscan(listing, cursor, count=_BATCH)
+            for member, _ in batch:
                 yield member
-            if len(batch) < _BATCH:
+            if cursor == 0:
                 return
-            start += _BATCH
 
     async def _list(self, member: str, client_id: str, now: int, seconds: int, sub: str | None = None) -> None:
         expires = now + seconds * 1000 + TOMBSTONE_MS

@@ -1,6 +1,7 @@
 """Rate limits and single-use identifiers."""
 
 import hashlib
+import secrets
 
 from keystile_auth.store import scripts
 from keystile_common.store import Store
@@ -14,7 +15,7 @@ class LimitStore:
         self._count = store.redis.register_script(scripts.read("count"))
 
     async def count(self, limit: str, who: str, window_seconds: int, *, by: int = 1) -> tuple[int, int]:
-        """Count an event of `who` (`by` = 0 only looks).
+        """Count an event of `who` (`by` = -1 takes one back).
 
         Returns:
             How many there were in this window, and the seconds until it ends.
@@ -27,5 +28,8 @@ class LimitStore:
     async def use_once(self, kind: str, identifier: str, seconds: int) -> bool:
         """Mark an identifier as used; False when it was used before."""
         digest = hashlib.sha256(identifier.encode()).hexdigest()
+        attempt = secrets.token_urlsafe(12)
         with self._store.operation("once.use"):
-            return bool(await self._store.redis.set(f"ks:{kind}:{digest}", "1", nx=True, ex=seconds))
+            used = await self._store.redis.set(f"ks:{kind}:{digest}", attempt, nx=True, get=True, ex=seconds)
+        # It is our own mark when the answer got lost and the command was sent again.
+        return used in {None, attempt}

@@ -30,7 +30,8 @@ class UserStore:
         with self._store.operation("user.add"):
             # The user first: a name that leads nowhere would be taken for ever.
             await self._store.redis.hset(_key(user.sub), mapping=_fields(user))
-            if not await self._store.redis.set(_name_key(user.username), user.sub, nx=True):
+            taken = await self._store.redis.set(_name_key(user.username), user.sub, nx=True, get=True)
+            if taken not in {None, user.sub}:  # ours when the answer got lost and the command was sent again
                 await self._store.redis.delete(_key(user.sub))
                 return False
             await self._store.redis.sadd(_ALL, user.sub)

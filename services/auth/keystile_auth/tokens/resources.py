@@ -93,8 +93,8 @@ class Resources:
 
 def _normal(uri: str) -> str:
     parts = urlsplit(uri)
-    if parts.fragment or parts.query or parts.username is not None or "#" in uri:
-        raise ValueError("a resource indicator has no fragment, query or user")
+    if parts.username is not None or any(c in "?#" or not "!" <= c <= "~" for c in uri):
+        raise ValueError("a resource indicator is ASCII without query, fragment or user")
     scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
     port = "" if parts.port in {None, _DEFAULT_PORTS.get(scheme)} else f":{parts.port}"
     return f"{scheme}://{host}{port}{parts.path.removesuffix('/')}"

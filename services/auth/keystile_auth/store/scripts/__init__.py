@@ -1,4 +1,8 @@
-"""The Lua scripts, one a file; each header names KEYS, ARGV and the answer."""
+"""The Lua scripts, one a file; each header names KEYS, ARGV and the answer.
+
+`#!lua` in the first line makes a full store refuse the whole script rather than stop it half-way; `allow-oom` is
+for those that take away.
+"""
 
 from importlib.resources import files
 
@@ -9,5 +13,6 @@ def read(name: str) -> str:
 
 
 def read_for_grant(name: str) -> str:
-    """The text of `name`.lua, with what the scripts on a grant share in front of it."""
-    return read("grant") + read(name)
+    """The text of `name`.lua, with what the scripts on a grant share behind its first line, `#!lua`."""
+    shebang, _, script = read(name).partition("\n")
+    return f"{shebang}\n{read('grant')}{script}"

@@ -38,12 +38,14 @@ local function seconds_left(expires, now)
 end
 
 -- Ends a grant with all its tokens and leaves a tombstone, so that a replay can still be told from junk.
-local function end_grant(grant, reason, tombstone_ms)
+-- `attempt` is kept: when the answer gets lost and the script is sent again, it must say the same.
+local function end_grant(grant, reason, tombstone_ms, attempt)
   for hash, _ in pairs(grant.access_tokens) do
     redis.call('DEL', access_token_key(hash))
   end
   grant.access_tokens = {}
   grant.state = 'ended'
   grant.reason = reason
+  grant.ended_by = attempt
   save_grant(grant, tombstone_ms)
 end

@@ -1,3 +1,4 @@
+#!lua
 -- Stores an access token that has no refresh family and no person behind it (client_credentials).
 -- KEYS[1]  grant (a name only: the token's key starts with it)
 -- ARGV     access token hash, ttl (s), audience, answer's opening

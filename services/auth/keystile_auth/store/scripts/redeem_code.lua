@@ -1,3 +1,4 @@
+#!lua
 -- Redeems an authorization code: single use, decided here and nowhere else (RFC 6749 section 4.1.2).
 -- KEYS[1]  grant
 -- ARGV     code hash, attempt, access token hash, access token ttl (s), audience, answer's opening,
@@ -6,14 +7,14 @@
 local code, attempt, access_hash, access_ttl, audience, opening, refresh_hash, grant_ttl, tombstone = unpack(ARGV)
 local grant = load_grant()
 if not grant or not grant.code or grant.code.hash ~= code then return {'unknown'} end
-if grant.state == 'ended' then return {'ended'} end
+if grant.state == 'ended' then return {grant.ended_by == attempt and 'reused' or 'ended'} end
 local now = now_ms()
 if grant.code.attempt then
   -- The same attempt again: our answer got lost on its way, the first redemption stands.
   if grant.code.attempt == attempt then
     return {'redeemed', seconds_left(grant.access_tokens[access_hash], now)}
   end
-  end_grant(grant, 'code_reuse', tonumber(tombstone))
+  end_grant(grant, 'code_reuse', tonumber(tombstone), attempt)
   return {'reused'}
 end
 if now > grant.code.expires then return {'expired'} end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Revokes one access token; its grant goes on.
 -- KEYS[1]  grant
 -- ARGV     access token hash

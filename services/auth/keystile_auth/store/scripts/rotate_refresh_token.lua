@@ -1,3 +1,4 @@
+#!lua
 -- Rotates a refresh token, or finds that it was used before (RFC 9700 section 4.14.2).
 -- KEYS[1]  grant
 -- ARGV     presented hash, its generation, attempt, successor hash, access token hash,
@@ -10,7 +11,7 @@ local presented, generation, attempt, successor, access_hash, access_ttl, audien
 generation = tonumber(generation)
 local grant = load_grant()
 if not grant or not grant.refresh then return {'unknown'} end
-if grant.state ~= 'live' then return {'ended'} end
+if grant.state ~= 'live' then return {grant.ended_by == attempt and 'reused' or 'ended'} end
 local now = now_ms()
 local family, last = grant.refresh, grant.refresh.last
 local outcome
@@ -19,10 +20,10 @@ if generation == family.generation and presented == family.hash then
 elseif generation > family.generation then
   outcome = 'repaired'
 elseif last and generation == family.generation - 1 and presented == last.hash
-    and (last.attempt == attempt or now - last.at <= tonumber(grace)) then
+    and (last.attempt == attempt or now - last.at < tonumber(grace)) then
   return {'repeated', seconds_left(last.expires, now), last.scope}
 else
-  end_grant(grant, 'refresh_token_reuse', tonumber(tombstone))
+  end_grant(grant, 'refresh_token_reuse', tonumber(tombstone), attempt)
   return {'reused'}
 end
 local left = put_access_token(grant, access_hash, tonumber(access_ttl), audience, opening, now)
