@@ -93,11 +93,12 @@ class Lock:
 # The first holds all the others: its versions are theirs.
 ALL = ("common", "auth", "mcp")
 LOCKS = (
-    Lock("check", ALL, ("run", "test", "check"), ("embedded",)),
-    Lock("test", ALL, ("run", "test"), ("embedded",)),
-    Lock("run", ALL, ("run",), ("embedded",)),
+    Lock("check", ALL, ("build", "run", "test", "check"), ("embedded",)),
+    Lock("test", ALL, ("build", "run", "test"), ("embedded",)),
+    Lock("run", ALL, ("build", "run"), ("embedded",)),
     Lock("auth", ("common", "auth")),
     Lock("mcp", ("common", "mcp")),
+    Lock("build", (), ("build",)),
 )
 
 

@@ -133,14 +133,27 @@ class SignInSettings(Section):
     failures_per_5_minutes_and_address: int = Field(default=50, ge=1)
 
 
+class AuthListen(Listen):
+    """Where the endpoints and pages are served."""
+
+    # The defaults stand in classes: a host alone in the settings must not lose the port.
+    port: int = Field(default=3001, ge=0, le=65535)
+
+
+class MetricsListen(Listen):
+    """Where Prometheus scrapes."""
+
+    port: int = Field(default=9464, ge=0, le=65535)
+
+
 class AuthSettings(Section):
     """Everything the authorization server can be told."""
 
     issuer: PublicUrl
     master_key: SecretStr
     resources: dict[str, ResourceSettings] = Field(min_length=1)
-    listen: Listen = Listen(port=3001)
-    metrics: Listen = Listen(port=9464)
+    listen: AuthListen = AuthListen()
+    metrics: MetricsListen = MetricsListen()
     trusted_proxies: list[Network] = []
     drain_seconds: int = Field(default=10, ge=0)
     store: StoreSettings = StoreSettings()

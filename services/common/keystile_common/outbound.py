@@ -138,7 +138,10 @@ class PublicFetcher:
                 body = await response.content.read(max_bytes + 1)
                 while len(body) <= max_bytes and not response.content.at_eof():
                     body += await response.content.read(max_bytes + 1 - len(body))
-                headers = {name.lower(): value for name, value in response.headers.items()}
+                # A header that came several times is one list (RFC 9110 section 5.2).
+                headers = {
+                    name.lower(): ", ".join(response.headers.getall(name)) for name in dict.fromkeys(response.headers)
+                }
         except TimeoutError:
             raise OutboundError(f"{parts.hostname} did not answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as problem:

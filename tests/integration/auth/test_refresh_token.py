@@ -11,7 +11,16 @@ from redis import Redis
 
 from keystile_auth.tokens.master_key import MasterKey
 from keystile_auth.tokens.opaque import RefreshToken, RefreshTokens
-from tests.auth_server import CALLBACK, OTHER_RESOURCE, RESOURCE, AuthServer, Pkce, running_auth_server
+from tests.auth_server import (
+    CALLBACK,
+    OTHER_RESOURCE,
+    RESOURCE,
+    RESOURCE_SECRET,
+    SCOPES,
+    AuthServer,
+    Pkce,
+    running_auth_server,
+)
 from tests.conftest import StartAuthServer
 from tests.operator import Operator
 from tests.person import Person
@@ -300,3 +309,18 @@ def test_the_store_holds_what_a_rotation_needs_and_no_token(
     for tokens in (first, second):
         assert tokens["refresh_token"] not in stored
         assert tokens["access_token"] not in stored
+
+
+def test_a_resource_that_is_spelled_anew_in_the_settings_gets_tokens_under_its_new_spelling(
+    start_auth_server: StartAuthServer,
+) -> None:
+    secret = {"secret": RESOURCE_SECRET}
+    before = {"mcp": {"uri": "https://mcp.example.com/mcp", "title": "Tools", "scopes": SCOPES, **secret}}
+    first = start_auth_server(resources=before)
+    client = first.register()
+    tokens = first.tokens(client.id, resource="https://mcp.example.com/mcp")
+    after = {"mcp": {**before["mcp"], "uri": "https://mcp.example.com/mcp/"}}
+    second = start_auth_server(resources=after)
+    refreshed = second.refresh(client.id, tokens["refresh_token"])
+    assert refreshed.status_code == 200, refreshed.text
+    assert second.introspect(refreshed.json()["access_token"])["aud"] == "https://mcp.example.com/mcp/"

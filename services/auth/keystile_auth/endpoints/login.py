@@ -74,7 +74,9 @@ class LoginEndpoint:
             self._metrics.rate_limited.labels("login").inc()
             minutes = -(-wait // 60)
             sentence = f"Too many tries. Wait {minutes} minute{'s' if minutes > 1 else ''}, then try again."
-            return self._page(browser, identifier, asked, username, sentence, 429)
+            limited = self._page(browser, identifier, asked, username, sentence, 429)
+            limited.headers["Retry-After"] = str(wait)
+            return limited
         user = await self._users.verify(username, parameters.get("password", ""))
         if user is None:
             self._record("failure", None, asked, ip)

@@ -15,7 +15,7 @@ from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import Code, Grant, GrantStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens import opaque
-from keystile_auth.tokens.resources import Resources
+from keystile_auth.tokens.resources import Resource, Resources
 
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
@@ -99,13 +99,11 @@ class AuthorizationCodeGrant:
         if code is None or grant is None or not hmac.compare_digest(grant.code.hash, code.hash):
             raise _invalid("the code is unknown or has expired")
         self._check_binding(grant, client, request)
-        resource = self._resources.find(grant.resource)
-        if resource is None:
-            raise OAuthError("invalid_target", "the resource is no longer served")
+        resource = granted_resource(self._resources, request.resource, grant)
         user = await self._users.find(grant.sub)
         if user is None or user.disabled:
             raise _invalid("the user can no longer sign in")
-        scope = " ".join(grant.scopes)
+        scope = " ".join(granted_scopes(resource, grant))
         token = opaque.new_access_token(grant.id)
         access = new_access_token(
             token,
@@ -146,20 +144,25 @@ class AuthorizationCodeGrant:
         digest = hashlib.sha256(request.code_verifier.encode()).digest()
         if not hmac.compare_digest(urlsafe_b64encode(digest).rstrip(b"=").decode(), grant.code.challenge):
             raise _invalid("code_verifier does not match the code_challenge")
-        require_resource(self._resources, request.resource, grant)
 
 
-def require_resource(resources: Resources, requested: str | None, grant: Grant) -> None:
-    """Check that a token request asks for its grant's resource, if it names one (RFC 8707 section 2.2).
+def granted_resource(resources: Resources, requested: str | None, grant: Grant) -> Resource:
+    """The resource a grant is for, which a token request may name again (RFC 8707 section 2.2).
 
     Raises:
-        OAuthError: `invalid_target`.
+        OAuthError: `invalid_target`: the request names another one, or it is no longer served.
     """
-    if requested is None:
-        return
-    resource = resources.find(requested)
-    if resource is None or resource.uri != grant.resource:
+    resource = resources.find(grant.resource)
+    if resource is None:
+        raise OAuthError("invalid_target", "the resource is no longer served")
+    if requested is not None and resources.find(requested) is not resource:
         raise OAuthError("invalid_target", "resource is not the one that was granted")
+    return resource
+
+
+def granted_scopes(resource: Resource, grant: Grant) -> tuple[str, ...]:
+    """The scopes of a grant, but for those its resource no longer has: they go into no new token."""
+    return tuple(scope for scope in grant.scopes if scope in resource.scopes)
 
 
 def _invalid(description: str) -> OAuthError:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from keystile_auth.clients.client import Client
 from keystile_auth.errors import OAuthError
-from keystile_auth.grants.authorization_code import require_resource
+from keystile_auth.grants.authorization_code import granted_resource, granted_scopes
 from keystile_auth.grants.token_response import Subject, TokenResponse, new_access_token
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.grants import Grant, GrantStore
@@ -73,10 +73,7 @@ class RefreshTokenGrant:
             raise _invalid("the refresh token was issued to another client")
         if not grant.is_live:
             raise _invalid("the grant has ended; sign in again")
-        require_resource(self._resources, request.resource, grant)
-        resource = self._resources.find(grant.resource)
-        if resource is None:
-            raise OAuthError("invalid_target", "the resource is no longer served")
+        resource = granted_resource(self._resources, request.resource, grant)
         scope = self._scope(request.scope, grant, resource)
         subject = await self._subject(grant, client)
         successor, access_token = self._tokens.successor(token), self._tokens.access_token(token)
@@ -84,7 +81,7 @@ class RefreshTokenGrant:
             access_token,
             subject,
             issuer=self._issuer,
-            resource=grant.resource,
+            resource=resource.uri,
             scope=scope,
             seconds=self._lifetimes.access_token_seconds,
         )
@@ -110,14 +107,13 @@ class RefreshTokenGrant:
             scope=outcome.scope,
             refresh_token=successor.text,
             sub=grant.sub,
-            resource=grant.resource,
+            resource=resource.uri,
             grant_id=grant.id,
             event="repaired" if outcome.word == "repaired" else "refreshed",
         )
 
     def _scope(self, requested: str | None, grant: Grant, resource: Resource) -> str:
-        # What the resource no longer has is in no new token, though it was granted once.
-        granted = [scope for scope in grant.scopes if scope in resource.scopes]
+        granted = granted_scopes(resource, grant)
         if not requested:
             return " ".join(granted)
         scopes = parse_scope(requested)

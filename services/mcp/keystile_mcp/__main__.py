@@ -1,0 +1,82 @@
+"""The command `keystile-mcp`: serve the MCP resource server until told to stop."""
+
+import argparse
+import logging
+import sys
+
+from prometheus_client import CollectorRegistry
+from sse_starlette.sse import AppStatus
+
+from keystile_common import audit, logs, server, settings, traces
+from keystile_common.metrics import McpMetrics
+from keystile_common.server import ListenError
+from keystile_common.settings import SettingsError
+from keystile_mcp import __version__
+from keystile_mcp.app import create_app
+from keystile_mcp.settings import McpSettings
+from keystile_mcp.streams import OpenStreams
+
+EXIT_UNUSABLE = 2
+
+
+def main() -> None:
+    """Serve; exit with code 2 and a sentence on standard error if that cannot begin."""
+    parser = argparse.ArgumentParser(
+        prog="keystile-mcp",
+        description="Serve Keystile's MCP resource server. Settings come from the YAML file that "
+        "KEYSTILE_CONFIG names, and from KEYSTILE_… environment variables.",
+    )
+    parser.add_argument("--version", action="version", version=f"keystile-mcp {__version__}")
+    parser.parse_args()
+    try:
+        serve(settings.load(McpSettings))
+    except SettingsError as problem:
+        _say(f"These settings cannot be used:\n{problem}")
+        raise SystemExit(EXIT_UNUSABLE) from None
+    except ListenError as problem:
+        _say(str(problem))
+        raise SystemExit(EXIT_UNUSABLE) from None
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)  # noqa: T201 (before there is a log)
+
+
+def serve(chosen: McpSettings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ListenError: an address cannot be listened on.
+        SettingsError: the audit file cannot be written.
+    """
+    logs.configure(chosen.log)
+    if chosen.log.level != "debug":
+        # The SDK tells of every session and request at level info.
+        logging.getLogger("mcp").setLevel(logging.WARNING)
+    # The SDK's streams would be cut on the signal, answers that are under way among them; ours are ended in order.
+    AppStatus.enable_automatic_graceful_drain = False
+    registry = CollectorRegistry()
+    metrics = McpMetrics(registry, __version__)
+    with (
+        server.bind(chosen.listen, "KEYSTILE_LISTEN__PORT") as listener,
+        server.serve_metrics(registry, chosen.metrics, "KEYSTILE_METRICS__PORT"),
+    ):
+        audit_log = audit.configure(chosen.audit, metrics.audit)
+        tracing = traces.configure(chosen.traces, "keystile-mcp", __version__)
+        try:
+            streams = OpenStreams()
+            app = create_app(chosen, metrics, audit_log, tracing, streams=streams)
+            server.run(
+                app,
+                listener,
+                trusted_proxies=chosen.trusted_proxies,
+                drain_seconds=chosen.drain_seconds,
+                on_stop=streams.end_listening,
+            )
+        finally:
+            tracing.close()
+            audit_log.close()
+
+
+if __name__ == "__main__":
+    main()

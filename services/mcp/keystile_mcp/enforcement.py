@@ -1,0 +1,134 @@
+"""The policy in front of an MCP server: no request goes on without the scopes that it needs."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from prometheus_client import Counter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from keystile_common.audit import Actor
+from keystile_common.metrics import McpMetrics
+from keystile_mcp.challenge import Challenge, insufficient_scope
+from keystile_mcp.denials import client_address
+from keystile_mcp.operation import MessageError, Operation, bodiless_operation, read_operation
+from keystile_mcp.policy import Policy
+from keystile_mcp.tool_calls import ToolCalls
+
+
+class PolicyEnforcement:
+    """Reads what an authenticated request asks for, and lets it through to `app` if its token may.
+
+    The body decides, not the Mcp-Method and Mcp-Name headers: it is what the MCP server acts on. It goes on
+    unchanged. A cap on its size is set further out, before anything of it is read.
+
+    Args:
+        app: an MCP server, as ASGI.
+        policy: which scopes an operation needs.
+        challenge: writes refusals.
+        tool_calls: records calls that are refused.
+        metrics: where requests are counted.
+    """
+
+    def __init__(
+        self, app: ASGIApp, policy: Policy, challenge: Challenge, tool_calls: ToolCalls, metrics: McpMetrics
+    ) -> None:
+        self._app = app
+        self._policy = policy
+        self._challenge = challenge
+        self._tool_calls = tool_calls
+        self._requests = RequestCounter(metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request that the bearer check let through."""
+        user: AuthenticatedUser = scope["user"]
+        operation = bodiless_operation(scope["method"])
+        if scope["method"] == "POST":
+            body = await _read_body(receive)
+            if body is None:
+                return
+            try:
+                operation = read_operation(body)
+            except MessageError as error:
+                self._requests.count("unknown", HTTPStatus.BAD_REQUEST)
+                await _refuse_message(error, send)
+                return
+            receive = _replay(body, receive)
+        needed = self._policy.needed_for(operation.tool)
+        missing = [needed_scope for needed_scope in needed if needed_scope not in user.scopes]
+        if missing:
+            await self._deny(operation, needed, missing, scope, send)
+            return
+        await self._app(scope, receive, self._requests.counting(operation.method, send))
+
+    async def _deny(
+        self, operation: Operation, needed: Sequence[str], missing: Sequence[str], scope: Scope, send: Send
+    ) -> None:
+        token = scope["user"].access_token
+        self._requests.count(operation.method, HTTPStatus.FORBIDDEN)
+        self._tool_calls.record_denied(operation.tool, Actor(token.subject, token.client_id, client_address(scope)))
+        await self._challenge.refuse(insufficient_scope(needed, missing), send)
+
+
+class RequestCounter:
+    """Counts MCP requests by method and outcome: success, denied, failure."""
+
+    def __init__(self, metrics: McpMetrics) -> None:
+        self._requests = metrics.requests
+        # Methods come from a closed set, so this stays small; a bound counter costs a quarter of a look-up.
+        self._bound: dict[tuple[str, str], Counter] = {}
+
+    def count(self, method: str, status: int) -> None:
+        """Count a request that was answered with `status`."""
+        outcome = "success" if status < HTTPStatus.BAD_REQUEST else "failure"
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            outcome = "denied"
+        counter = self._bound.get((method, outcome))
+        if counter is None:
+            counter = self._bound[method, outcome] = self._requests.labels(method, outcome)
+        counter.inc()
+
+    def counting(self, method: str, send: Send) -> Send:
+        """A `send` that counts the response once it starts."""
+
+        async def count_and_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.count(method, message["status"])
+            await send(message)
+
+        return count_and_send
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body, or None if the client went away before its end."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `body` first, then whatever the server has to say."""
+    unread = True
+
+    async def receive_again() -> Message:
+        nonlocal unread
+        if unread:
+            unread = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return receive_again
+
+
+async def _refuse_message(error: MessageError, send: Send) -> None:
+    content = {"jsonrpc": "2.0", "id": error.request_id, "error": {"code": error.code, "message": str(error)}}
+    body = json.dumps(content).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": int(HTTPStatus.BAD_REQUEST), "headers": headers})
+    await send({"type": "http.response.body", "body": body})

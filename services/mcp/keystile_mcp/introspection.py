@@ -1,0 +1,115 @@
+"""Asking the authorization server about a token (RFC 7662)."""
+
+import base64
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote_plus
+
+import aiohttp
+import structlog
+from opentelemetry.trace import SpanKind, Tracer
+
+from keystile_common import traces
+from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError, read_answer
+from keystile_mcp.settings import McpSettings
+
+MAX_ANSWER_BYTES = 64 * 1024
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class IntrospectionClient:
+    """The introspection endpoint of one authorization server, over one shared HTTP session.
+
+    Used as an async context manager, inside the running event loop.
+    """
+
+    def __init__(self, settings: McpSettings, tracer: Tracer) -> None:
+        self._url = settings.introspection_url
+        self._issuer = settings.authorization_server
+        self._resource = settings.resource
+        self._settings = settings.introspection
+        self._tracer = tracer
+        self._session: aiohttp.ClientSession | None = None
+        self._trouble: str | None = None
+        self.has_answered = False
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._settings.connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._settings.timeout_seconds),
+            headers={"Accept": "application/json", "Authorization": self._authorization()},
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _authorization(self) -> str:
+        # Each part is form-encoded before they are joined (RFC 6749 section 2.3.1).
+        parts = self._settings.client_id, self._settings.client_secret.get_secret_value()
+        return "Basic " + base64.b64encode(":".join(map(quote_plus, parts)).encode()).decode()
+
+    async def introspect(self, token: str) -> ActiveToken | None:
+        """Ask about `token`.
+
+        Returns:
+            What the authorization server says of it, or None if it is not active.
+
+        Raises:
+            IntrospectionError: no usable answer within the time that the settings give.
+        """
+        try:
+            with self._tracer.start_as_current_span("introspect", kind=SpanKind.CLIENT):
+                active = read_answer(await self._ask(token), self._issuer, self._resource)
+        except IntrospectionError as problem:
+            self._note(str(problem))
+            raise
+        self._note(None)
+        self.has_answered = True
+        return active
+
+    async def _ask(self, token: str) -> bytes:
+        if self._session is None:
+            raise RuntimeError("IntrospectionClient is used as an async context manager")
+        try:
+            async with self._session.post(
+                self._url,
+                data={"token": token, "token_type_hint": "access_token"},
+                headers=traces.inject({}),
+                allow_redirects=False,
+            ) as response:
+                if response.status == HTTPStatus.UNAUTHORIZED:
+                    raise IntrospectionError("it refuses introspection.client_id or client_secret")
+                if response.status != HTTPStatus.OK:
+                    raise IntrospectionError(f"it answered with status {response.status}")
+                return await _body(response)
+        except TimeoutError:
+            raise IntrospectionError(f"no answer within {self._settings.timeout_seconds:g} s") from None
+        except (aiohttp.ClientError, OSError) as problem:
+            raise IntrospectionError(f"it cannot be reached ({type(problem).__name__})") from None
+
+    def _note(self, trouble: str | None) -> None:
+        # A line when trouble begins, changes or ends; one a request would drown the log during an outage.
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if trouble is None:
+            _log.info("introspection works again", url=self._url)
+        else:
+            _log.error("introspection fails", url=self._url, problem=trouble)
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    while not response.content.at_eof():
+        body += await response.content.read(MAX_ANSWER_BYTES + 1 - len(body))
+        if len(body) > MAX_ANSWER_BYTES:
+            raise IntrospectionError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+    return body

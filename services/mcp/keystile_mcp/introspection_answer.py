@@ -1,0 +1,148 @@
+"""What an introspection answer says of a token (RFC 7662 section 2.2)."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.authentication import AuthCredentials
+
+from keystile_common.audit import Actor
+
+LATEST_TIME = 253_402_300_799
+"""The end of the year 9999 in Unix time; a later `exp` is a mistake."""
+
+
+class IntrospectionError(Exception):
+    """Nothing was learned about the token. `str()` says why, for the operator, and holds no secret."""
+
+
+@dataclass(frozen=True)
+class ActiveToken:
+    """What the authorization server says of a token that it calls active; not yet compared with anything.
+
+    Attributes:
+        issuer: who issued it.
+        resource: this resource, if the token is meant for it, else None.
+        client_id: the client it was issued to; empty if the answer names only a subject.
+        subject: the resource owner, or None.
+        scopes: in the order of the answer.
+        not_before: Unix time before which it must not be accepted, or None.
+        expires_at: Unix time at which it ends.
+        username: a name for people, or None.
+    """
+
+    issuer: str
+    resource: str | None
+    client_id: str
+    subject: str | None
+    scopes: tuple[str, ...]
+    not_before: float | None
+    expires_at: float
+    username: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """Whom an audit event names."""
+        return Actor(sub=self.subject, client_id=self.client_id)
+
+    @cached_property
+    def user(self) -> AuthenticatedUser:
+        """The MCP SDK's view of it, made once for as long as the answer is kept.
+
+        It holds no token: whatever runs behind the bearer check has no use for one, and must not pass one on.
+        """
+        claims = {"iss": self.issuer} | ({"username": self.username} if self.username else {})
+        return AuthenticatedUser(
+            AccessToken(
+                token="",
+                client_id=self.client_id,
+                scopes=list(self.scopes),
+                expires_at=int(self.expires_at),
+                resource=self.resource,
+                subject=self.subject,
+                claims=claims,
+            )
+        )
+
+    @cached_property
+    def credentials(self) -> AuthCredentials:
+        """Starlette's view of it: the scopes."""
+        return AuthCredentials(self.scopes)
+
+
+def canonical(resource: str) -> str:
+    """`resource` as two spellings of it compare: lower-case scheme and host, no slash at the end."""
+    try:
+        url = urlsplit(resource)
+    except ValueError:  # no URL, so no other spelling either
+        return resource
+    return urlunsplit((url.scheme, url.netloc.lower(), url.path.removesuffix("/"), url.query, url.fragment))
+
+
+def read_answer(body: bytes, issuer: str, resource: str) -> ActiveToken | None:
+    """Read an introspection answer (RFC 7662 section 2.2).
+
+    `exp` is optional there and required here: without it a stream could not be ended in time. `iss` may be
+    absent: the answer comes from the issuer's own endpoint, so it is the issuer's word either way.
+
+    Args:
+        body: the JSON text of an answer with status 200.
+        issuer: whose endpoint answered.
+        resource: this resource's identifier.
+
+    Returns:
+        The token, or None if it is not active.
+
+    Raises:
+        IntrospectionError: the answer is not what RFC 7662 says.
+    """
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        raise IntrospectionError("the answer is not JSON") from None
+    active = answer.get("active") if isinstance(answer, dict) else None
+    if active is False:
+        return None
+    if active is not True:
+        raise IntrospectionError("the answer does not say true or false for active")
+    client_id, subject = _text(answer, "client_id"), _text(answer, "sub")
+    if not client_id and not subject:
+        raise IntrospectionError("the answer names neither client_id nor sub")
+    expires_at = _time(answer, "exp")
+    if expires_at is None:
+        raise IntrospectionError("the answer has no exp")
+    return ActiveToken(
+        issuer=_text(answer, "iss") or issuer,
+        resource=resource if _is_meant_for(answer.get("aud"), resource) else None,
+        client_id=client_id or "",
+        subject=subject,
+        scopes=tuple((_text(answer, "scope") or "").split()),
+        not_before=_time(answer, "nbf"),
+        expires_at=expires_at,
+        username=_text(answer, "username"),
+    )
+
+
+def _text(answer: dict[str, Any], name: str) -> str | None:
+    value = answer.get(name)
+    if value is not None and not isinstance(value, str):
+        raise IntrospectionError(f"{name} in the answer is not a string")
+    return value
+
+
+def _time(answer: dict[str, Any], name: str) -> float | None:
+    value = answer.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST_TIME:
+        raise IntrospectionError(f"{name} in the answer is not a time")
+    return float(value)
+
+
+def _is_meant_for(audience: object, resource: str) -> bool:
+    values = audience if isinstance(audience, list) else [audience]
+    return any(isinstance(value, str) and canonical(value) == canonical(resource) for value in values)

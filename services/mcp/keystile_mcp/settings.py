@@ -1,0 +1,127 @@
+"""The settings of the MCP resource server."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+
+from keystile_common.settings import (
+    AuditSettings,
+    Listen,
+    LogSettings,
+    Network,
+    PublicUrl,
+    Section,
+    TraceSettings,
+    is_loopback_host,
+)
+
+
+def _resource(value: str) -> str:
+    path = urlsplit(value).path
+    if not path.strip("/") or path.endswith("/") or "//" in path:
+        raise ValueError("must have a path without a trailing slash, such as https://tools.example.com/mcp")
+    return value
+
+
+def _introspection_url(value: str) -> str:
+    # Not a PublicUrl: inside a cluster the authorization server may be reached by another name, without TLS.
+    url = urlsplit(value)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError("must be an absolute URL such as http://keystile-auth:3001/introspect")
+    if url.fragment or url.username or url.password:
+        raise ValueError("must have no fragment, user or password; credentials go into client_id and client_secret")
+    return value
+
+
+def _origin(value: str) -> str:
+    url = urlsplit(value)
+    if not url.scheme or not url.hostname or value != f"{url.scheme}://{url.netloc}" or {"*", "@"} & set(value):
+        raise ValueError("must be one origin as browsers send it, such as https://app.example.com")
+    return value
+
+
+def _declared(value: str, info: ValidationInfo) -> str:
+    scopes = info.data.get("scopes")
+    if scopes is not None and value not in scopes:
+        raise ValueError(f"{value} is not among scopes; they are {', '.join(sorted(scopes)) or 'none'}")
+    return value
+
+
+Resource = Annotated[PublicUrl, AfterValidator(_resource)]
+"""A protected resource's identifier (RFC 9728 section 1.2), and here the URL of its MCP endpoint."""
+
+ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$")]
+"""A scope token as RFC 6749 section 3.3 spells it."""
+
+DeclaredScope = Annotated[str, AfterValidator(_declared)]
+"""A scope that the setting `scopes` has a sentence for."""
+
+Origin = Annotated[str, AfterValidator(_origin)]
+IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
+
+
+class McpListen(Listen):
+    """Where MCP clients connect."""
+
+    port: int = Field(default=3232, ge=0, le=65535)
+
+
+class MetricsListen(Listen):
+    """Where Prometheus connects."""
+
+    port: int = Field(default=9465, ge=0, le=65535)
+
+
+class IntrospectionSettings(Section):
+    """How the authorization server is asked about tokens (RFC 7662), and how long its answers are kept."""
+
+    url: IntrospectionUrl | None = None
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr = Field(min_length=1)
+    # A revoked token may be accepted for as long as an answer is kept.
+    cache_seconds: float = Field(default=30, ge=0, le=60)
+    negative_cache_seconds: float = Field(default=5, ge=0, le=60)
+    cache_entries: int = Field(default=10_000, ge=1)
+    # The caller is told within two seconds that the authorization server is away.
+    timeout_seconds: float = Field(default=1.5, gt=0, le=1.8)
+    connections: int = Field(default=32, ge=1)
+
+
+class McpSettings(Section):
+    """Everything that the MCP resource server can be told."""
+
+    resource: Resource
+    resource_name: str = "Keystile reference server"
+    resource_documentation: PublicUrl | None = None
+    authorization_server: PublicUrl
+    introspection: IntrospectionSettings
+    scopes: dict[ScopeName, Annotated[str, Field(min_length=1)]] = {
+        "mcp:basic": "Use the basic tools: echo, add, who am I",
+        "mcp:jobs": "Start long-running jobs",
+    }
+    required_scopes: list[DeclaredScope] = Field(default=["mcp:basic"], validate_default=True)
+    policy: dict[str, list[DeclaredScope]] = Field(default={"long_running": ["mcp:jobs"]}, validate_default=True)
+    allowed_origins: list[Origin] = []
+    listen: McpListen = McpListen()
+    metrics: MetricsListen = MetricsListen()
+    trusted_proxies: list[Network] = []
+    drain_seconds: int = Field(default=20, ge=0)
+    log: LogSettings = LogSettings()
+    audit: AuditSettings = AuditSettings()
+    traces: TraceSettings = TraceSettings()
+
+    @property
+    def introspection_url(self) -> str:
+        """Where tokens are introspected: as set, else `/introspect` below the issuer."""
+        return self.introspection.url or self.authorization_server.rstrip("/") + "/introspect"
+
+    @property
+    def endpoint_path(self) -> str:
+        """The path of the MCP endpoint, which is that of the resource identifier."""
+        return urlsplit(self.resource).path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the resource is reached on this machine only."""
+        return is_loopback_host(urlsplit(self.resource).hostname)
