@@ -38,9 +38,7 @@ def ask(pins: Path, exceptions: Iterable[str]) -> list[dict[str, Any]]:
     for identifier in exceptions:
         command += ["--ignore-vuln", identifier]
     try:
-        answer = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
         raise UnreadableError(f"No answer within {TIMEOUT} seconds.") from error
     try:

@@ -92,6 +92,15 @@ auth.resources.<name>.default_scopes
 auth.resources.<name>.secret
     What the MCP server authenticates with at `/introspect`, beside the name: `openssl rand -hex 32`. At least 32
     characters.
+auth.resources.<name>.service_account
+    In a cluster, instead of a secret: the service account (`namespace/name`) of the MCP server's pods, whose projected
+    token for the issuer's audience is its client assertion.
+auth.kubernetes.url
+    The API server of the cluster whose service accounts are known. Asked only where a resource has one.
+auth.kubernetes.ca_file
+    The CA of its certificate.
+auth.kubernetes.token_file
+    This server's own service-account token for it.
 auth.tokens.access_token_seconds
     Lifetime of an access token.
 auth.tokens.refresh_token_seconds
@@ -150,6 +159,8 @@ mcp.introspection.client_id
     The name of this resource in the authorization server's `resources`.
 mcp.introspection.client_secret
     That resource's `secret`.
+mcp.introspection.token_file
+    In a cluster, instead of a secret: the pod's projected service-account token for the issuer's audience.
 mcp.introspection.cache_seconds
     How long an answer is kept, so how long a revoked token may still be accepted; 0 asks every time.
 mcp.introspection.negative_cache_seconds

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp
 
 from keystile_auth import __version__
 from keystile_auth.clients.assertion import AssertionVerifier
-from keystile_auth.clients.authentication import ClientAuthenticator, ResourceAuthenticator
+from keystile_auth.clients.authentication import ClientAuthenticator, ResourceAuthenticator, ResourceCredentials
 from keystile_auth.clients.directory import ClientDirectory
 from keystile_auth.clients.metadata_document import MetadataDocuments
 from keystile_auth.clients.registration import Registration
+from keystile_auth.clients.service_account import ServiceAccountTokens
 from keystile_auth.endpoints import metadata
 from keystile_auth.endpoints.account import AccountEndpoint
 from keystile_auth.endpoints.authorize import AuthorizationEndpoint
@@ -91,6 +92,7 @@ def create_app(
         timeout_seconds=settings.metadata_documents.timeout_seconds,
         ca_file=settings.metadata_documents.ca_file,
     )
+    service_accounts = _service_accounts(settings, clock)
     master_key = MasterKey(decode_master_key(settings.master_key))
     resources = Resources({name: _resource(name, each) for name, each in settings.resources.items()})
     prefix = urlsplit(settings.issuer).path
@@ -104,14 +106,19 @@ def create_app(
         if created:
             audit.record(EventType.KEY_CREATED, "success", Actor(), target={"kid": str(keys[0].key.kid)})
         app.router.routes.extend(metadata.routes(settings, resources, keys))
-        async with fetcher:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(fetcher)
+            if service_accounts is not None:
+                await stack.enter_async_context(service_accounts)
             yield
         local_users.close()
         await store.close()
 
     # Starlette would mend a trailing slash by a 307 to the host that the request names.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    routes = _endpoints(settings, store, metrics, audit, clock, fetcher, master_key, resources, pages, local_users)
+    routes = _endpoints(
+        settings, store, metrics, audit, clock, fetcher, service_accounts, master_key, resources, pages, local_users
+    )
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
     ErrorAnswers(pages, metrics, prefix).register(app)
     limited = LimitsMiddleware(AnsweredErrors(app), MAX_BODY_BYTES)
@@ -125,6 +132,7 @@ def _endpoints(
     audit: AuditLog,
     clock: Callable[[], float],
     fetcher: PublicFetcher,
+    service_accounts: ServiceAccountTokens | None,
     master_key: MasterKey,
     resources: Resources,
     pages: Pages,
@@ -153,7 +161,9 @@ def _endpoints(
     audiences = frozenset({issuer, f"{issuer}/token"})
     authenticator = ClientAuthenticator(directory, AssertionVerifier(audiences, clients, limits, fetcher, clock))
     resource_authenticator = ResourceAuthenticator(
-        list(resources.by_name.values()), lambda name: settings.resources[name].secret.get_secret_value()
+        resources.by_name,
+        {name: _credentials(each) for name, each in settings.resources.items()},
+        service_accounts,
     )
     refresh_tokens = RefreshTokens(master_key)
     codes = AuthorizationCodeGrant(issuer, grants, clients, users, resources, refresh_tokens, settings.tokens)
@@ -197,6 +207,18 @@ def _endpoints(
 def _resource(name: str, settings: ResourceSettings) -> Resource:
     defaults = tuple(settings.default_scopes or settings.scopes)
     return Resource(name, settings.uri, settings.title, settings.scopes, defaults)
+
+
+def _credentials(settings: ResourceSettings) -> ResourceCredentials:
+    secret = settings.secret.get_secret_value() if settings.secret else None
+    return ResourceCredentials.of(secret, settings.service_account)
+
+
+def _service_accounts(settings: AuthSettings, clock: Callable[[], float]) -> ServiceAccountTokens | None:
+    if all(each.service_account is None for each in settings.resources.values()):
+        return None
+    cluster = settings.kubernetes
+    return ServiceAccountTokens(cluster.url, cluster.ca_file, cluster.token_file, settings.issuer, clock)
 
 
 def _to_account(prefix: str) -> Callable[[Request], Response]:

@@ -25,14 +25,16 @@ MIN_SECRET_CHARACTERS = 32
 class ResourceSettings(Section):
     """A protected resource: an MCP server that this server issues tokens for.
 
-    Its name in the map is what it authenticates with at /introspect, beside `secret`.
+    At /introspect it says its name in the map, and proves it by `secret` or, in a cluster, by the token of its
+    `service_account` (namespace/name).
     """
 
     uri: PublicUrl
     title: str = Field(min_length=1, max_length=80)
     scopes: dict[str, str] = Field(min_length=1)
     default_scopes: list[str] = []
-    secret: SecretStr
+    secret: SecretStr | None = None
+    service_account: str | None = Field(default=None, pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$")
 
     @field_validator("scopes")
     @classmethod
@@ -46,8 +48,8 @@ class ResourceSettings(Section):
 
     @field_validator("secret")
     @classmethod
-    def _secret_is_long(cls, secret: SecretStr) -> SecretStr:
-        if len(secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
+    def _secret_is_long(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
             raise ValueError(f"must be at least {MIN_SECRET_CHARACTERS} characters: openssl rand -hex 32")
         return secret
 
@@ -56,6 +58,8 @@ class ResourceSettings(Section):
         unknown = [scope for scope in self.default_scopes if scope not in self.scopes]
         if unknown:
             raise ValueError(f"default_scopes names {', '.join(unknown)}, which scopes does not have")
+        if (self.secret is None) == (self.service_account is None):
+            raise ValueError("needs either secret or service_account, by which it proves itself at /introspect")
         return self
 
 
@@ -133,6 +137,14 @@ class SignInSettings(Section):
     failures_per_5_minutes_and_address: int = Field(default=50, ge=1)
 
 
+class KubernetesSettings(Section):
+    """The cluster whose service accounts resources prove themselves by; its API server tells issuer and keys."""
+
+    url: str = "https://kubernetes.default.svc"
+    ca_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+    token_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
 class AuthListen(Listen):
     """Where the endpoints and pages are served."""
 
@@ -157,6 +169,7 @@ class AuthSettings(Section):
     trusted_proxies: list[Network] = []
     drain_seconds: int = Field(default=10, ge=0)
     store: StoreSettings = StoreSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     tokens: TokenSettings = TokenSettings()
     sessions: SessionSettings = SessionSettings()
     registration: RegistrationSettings = RegistrationSettings()

@@ -1,16 +1,15 @@
 """Asking the authorization server about a token (RFC 7662)."""
 
-import base64
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote_plus
 
 import aiohttp
 import structlog
 from opentelemetry.trace import SpanKind, Tracer
 
 from keystile_common import traces
+from keystile_mcp.credentials import credentials
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError, read_answer
 from keystile_mcp.settings import McpSettings
 
@@ -30,6 +29,7 @@ class IntrospectionClient:
         self._issuer = settings.authorization_server
         self._resource = settings.resource
         self._settings = settings.introspection
+        self._credentials = credentials(settings.introspection)
         self._tracer = tracer
         self._session: aiohttp.ClientSession | None = None
         self._trouble: str | None = None
@@ -40,7 +40,7 @@ class IntrospectionClient:
             connector=aiohttp.TCPConnector(limit=self._settings.connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout_seconds),
-            headers={"Accept": "application/json", "Authorization": self._authorization()},
+            headers={"Accept": "application/json", **self._credentials.headers()},
             trust_env=False,
         )
         return self
@@ -50,11 +50,6 @@ class IntrospectionClient:
     ) -> None:
         if self._session is not None:
             await self._session.close()
-
-    def _authorization(self) -> str:
-        # Each part is form-encoded before they are joined (RFC 6749 section 2.3.1).
-        parts = self._settings.client_id, self._settings.client_secret.get_secret_value()
-        return "Basic " + base64.b64encode(":".join(map(quote_plus, parts)).encode()).decode()
 
     async def introspect(self, token: str) -> ActiveToken | None:
         """Ask about `token`.
@@ -81,12 +76,12 @@ class IntrospectionClient:
         try:
             async with self._session.post(
                 self._url,
-                data={"token": token, "token_type_hint": "access_token"},
+                data={"token": token, "token_type_hint": "access_token", **self._credentials.form()},
                 headers=traces.inject({}),
                 allow_redirects=False,
             ) as response:
                 if response.status == HTTPStatus.UNAUTHORIZED:
-                    raise IntrospectionError("it refuses introspection.client_id or client_secret")
+                    raise IntrospectionError("it refuses introspection.client_id, or what proves it")
                 if response.status != HTTPStatus.OK:
                     raise IntrospectionError(f"it answered with status {response.status}")
                 return await _body(response)

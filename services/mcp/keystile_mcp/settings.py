@@ -1,9 +1,10 @@
 """The settings of the MCP resource server."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, model_validator
 
 from keystile_common.settings import (
     AuditSettings,
@@ -78,7 +79,8 @@ class IntrospectionSettings(Section):
 
     url: IntrospectionUrl | None = None
     client_id: str = Field(min_length=1)
-    client_secret: SecretStr = Field(min_length=1)
+    client_secret: SecretStr | None = Field(default=None, min_length=1)
+    token_file: Path | None = None
     # A revoked token may be accepted for as long as an answer is kept.
     cache_seconds: float = Field(default=30, ge=0, le=60)
     negative_cache_seconds: float = Field(default=5, ge=0, le=60)
@@ -86,6 +88,12 @@ class IntrospectionSettings(Section):
     # The caller is told within two seconds that the authorization server is away.
     timeout_seconds: float = Field(default=1.5, gt=0, le=1.8)
     connections: int = Field(default=32, ge=1)
+
+    @model_validator(mode="after")
+    def _has_one_proof(self) -> Self:
+        if (self.client_secret is None) == (self.token_file is None):
+            raise ValueError("needs either client_secret, or token_file with a projected service-account token")
+        return self
 
 
 class McpSettings(Section):

@@ -10,6 +10,7 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from keystile_auth.clients.claims import LEEWAY_SECONDS, audiences_of, is_compact, key_set, numeric_date, refused
 from keystile_auth.clients.client import Client
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.clients import ClientStore
@@ -17,15 +18,11 @@ from keystile_auth.store.limits import LimitStore
 from keystile_common.outbound import OutboundError, PublicFetcher
 
 ALGORITHMS = ("ES256", "ES384", "PS256", "RS256", "Ed25519")
-MAX_CHARACTERS = 8 * 1024
 MAX_JWKS_BYTES = 64 * 1024
 MAX_LIFETIME_SECONDS = 600
-_LEEWAY_SECONDS = 30
 _JWKS_CACHE_SECONDS = 300
 _FETCHES_PER_MINUTE = 10
 _MAX_JTI_CHARACTERS = 256
-_FAR_FUTURE = 1e12
-_SEGMENTS = 3
 _HEADER_KEYS = {"alg", "kid", "typ", "cty", "x5t", "x5t#S256"}
 
 
@@ -53,34 +50,34 @@ class AssertionVerifier:
         Raises:
             OAuthError: `invalid_client`; the sentence names the claim that is wrong.
         """
-        if len(assertion) > MAX_CHARACTERS or len(assertion.split(".")) != _SEGMENTS:
-            raise _refused("is not a signed JWT of at most 8 KiB")
+        if not is_compact(assertion):
+            raise refused("is not a signed JWT of at most 8 KiB")
         claims = await self._signed_claims(assertion, client)
         expires = self._check(claims, client)
-        left = expires - int(self._clock()) + _LEEWAY_SECONDS
+        left = expires - int(self._clock()) + LEEWAY_SECONDS
         if not await self._limits.use_once("assertion", f"{client.id} {claims['jti']}", max(1, left)):
-            raise _refused("was used before: jti must be new in each")
+            raise refused("was used before: jti must be new in each")
 
     async def _signed_claims(self, assertion: str, client: Client) -> dict[str, Any]:
         if client.jwks_uri is None:
-            return self._claims(assertion, _key_set(client.jwks))
+            return self._claims(assertion, key_set(client.jwks))
         cached = await self._store.cached_keys(client.jwks_uri)
         if cached is not None:
             # When it does not fit, the client may have changed its keys.
             with contextlib.suppress(OAuthError):
-                return self._claims(assertion, _key_set(json.loads(cached)))
-        return self._claims(assertion, _key_set(await self._fetch(client.jwks_uri, client.id)))
+                return self._claims(assertion, key_set(json.loads(cached)))
+        return self._claims(assertion, key_set(await self._fetch(client.jwks_uri, client.id)))
 
     async def _fetch(self, url: str, client_id: str) -> Any:
         # Not for every forgery that comes: whoever registers a client could make us hammer any host.
         count, _ = await self._limits.count("jwks", client_id, 60)
         if count > _FETCHES_PER_MINUTE:
-            raise _refused("has no signature by a known key of this client; its jwks_uri was asked often enough")
+            raise refused("has no signature by a known key of this client; its jwks_uri was asked often enough")
         try:
             fetched = await self._fetcher.get(url, max_bytes=MAX_JWKS_BYTES)
             document = json.loads(fetched.body)
         except (OutboundError, ValueError, RecursionError):
-            raise _refused("cannot be checked: the client's jwks_uri gives no key set") from None
+            raise refused("cannot be checked: the client's jwks_uri gives no key set") from None
         await self._store.cache_keys(url, json.dumps(document), _JWKS_CACHE_SECONDS)
         return document
 
@@ -89,57 +86,36 @@ class AssertionVerifier:
             unverified = jws.extract_compact(assertion.encode())
             header = unverified.headers()
             if set(header) - _HEADER_KEYS or header.get("alg") not in ALGORITHMS:
-                raise _refused(f"must be signed with one of {', '.join(ALGORITHMS)} and have no jwk or crit header")
+                raise refused(f"must be signed with one of {', '.join(ALGORITHMS)} and have no jwk or crit header")
             if "kid" not in header and len(keys.keys) == 1:
                 signed = jws.deserialize_compact(assertion, keys.keys[0], registry=self._registry)
             else:
                 signed = jws.deserialize_compact(assertion, keys, registry=self._registry)
             claims = json.loads(signed.payload)
         except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise _refused("has no signature by a key of this client") from None
+            raise refused("has no signature by a key of this client") from None
         if not isinstance(claims, dict):
-            raise _refused("has no claims")
+            raise refused("has no claims")
         return claims
 
     def _check(self, claims: dict[str, Any], client: Client) -> int:
         now = self._clock()
         if claims.get("iss") != client.id or claims.get("sub") != client.id:
-            raise _refused("must have the client's id as iss and sub")
-        audience = claims.get("aud")
-        audiences = audience if isinstance(audience, list) else [audience]
-        if not any(isinstance(each, str) and each in self._audiences for each in audiences):
-            raise _refused("must have this server's issuer as aud")
-        expires, not_before = _time(claims.get("exp")), _time(claims.get("nbf", 0))
-        if expires is None or expires <= now - _LEEWAY_SECONDS:
-            raise _refused("has expired, or has no exp")
-        if expires > now + MAX_LIFETIME_SECONDS + _LEEWAY_SECONDS:
-            raise _refused(f"must expire within {MAX_LIFETIME_SECONDS} seconds")
-        if not_before is None or not_before > now + _LEEWAY_SECONDS:
-            raise _refused("is not valid yet")
+            raise refused("must have the client's id as iss and sub")
+        if not self._audiences.intersection(audiences_of(claims)):
+            raise refused("must have this server's issuer as aud")
+        expires, not_before = numeric_date(claims.get("exp")), numeric_date(claims.get("nbf", 0))
+        if expires is None or expires <= now - LEEWAY_SECONDS:
+            raise refused("has expired, or has no exp")
+        if expires > now + MAX_LIFETIME_SECONDS + LEEWAY_SECONDS:
+            raise refused(f"must expire within {MAX_LIFETIME_SECONDS} seconds")
+        if not_before is None or not_before > now + LEEWAY_SECONDS:
+            raise refused("is not valid yet")
         if not _is_jti(claims.get("jti")):
-            raise _refused(f"must have a jti of 1 to {_MAX_JTI_CHARACTERS} printable characters")
+            raise refused(f"must have a jti of 1 to {_MAX_JTI_CHARACTERS} printable characters")
         # Rounded up: the mark that its jti was used must outlive it.
         return math.ceil(expires)
 
 
-def _key_set(document: Any) -> KeySet:
-    try:
-        # Symmetric keys have no place here: with one, a public key could serve as an HMAC secret.
-        keys = [key for key in document["keys"] if key.get("kty") in {"EC", "RSA", "OKP"}]
-        return KeySet.import_key_set({"keys": keys})
-    except (JoseError, KeyError, TypeError, ValueError, AttributeError):
-        raise _refused("cannot be checked: the client's key set cannot be read") from None
-
-
-def _time(value: Any) -> float | None:
-    """A NumericDate (RFC 7519 section 2) that can be one."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < _FAR_FUTURE else None
-
-
 def _is_jti(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _MAX_JTI_CHARACTERS and value.isprintable()
-
-
-def _refused(what: str) -> OAuthError:
-    return OAuthError("invalid_client", f"the client assertion {what}")

@@ -2,12 +2,13 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keystile_auth.clients.assertion import AssertionVerifier
 from keystile_auth.clients.client import Client
 from keystile_auth.clients.directory import ClientDirectory
+from keystile_auth.clients.service_account import ServiceAccountTokens
 from keystile_auth.errors import OAuthError
 from keystile_auth.tokens.resources import Resource
 
@@ -62,20 +63,52 @@ class ClientAuthenticator:
         return client
 
 
+@dataclass(frozen=True, slots=True)
+class ResourceCredentials:
+    """How a resource server proves which one it is: a shared secret's hash, or a service account's name."""
+
+    secret_hash: str | None = None
+    service_account: str | None = None
+
+    @classmethod
+    def of(cls, secret: str | None, service_account: str | None) -> "ResourceCredentials":
+        """From what the settings say."""
+        return cls(_digest(secret) if secret else None, service_account)
+
+
 class ResourceAuthenticator:
-    """Says which resource server asks at the introspection endpoint."""
+    """Says which resource server asks at the introspection endpoint.
 
-    def __init__(self, resources: Collection[Resource], secret_of: Callable[[str], str]) -> None:
-        self._known = {each.name: (each, _digest(secret_of(each.name))) for each in resources}
+    Args:
+        resources: all there are.
+        credentials: by the resource's name.
+        service_accounts: checks the tokens of the cluster's pods; None outside of clusters.
+    """
 
-    def authenticate(self, presented: PresentedCredentials) -> Resource:
+    def __init__(
+        self,
+        resources: Mapping[str, Resource],
+        credentials: Mapping[str, ResourceCredentials],
+        service_accounts: ServiceAccountTokens | None,
+    ) -> None:
+        self._resources = resources
+        self._credentials = credentials
+        self._service_accounts = service_accounts
+
+    async def authenticate(self, presented: PresentedCredentials) -> Resource:
         """The resource that `presented` proves.
 
         Raises:
             OAuthError: `invalid_client`, alike for an unknown name and a wrong secret.
+            StoreUnavailableError: the cluster's keys cannot be had.
         """
-        resource, expected = self._known.get(presented.client_id, (None, ""))
-        if not _matches(presented.secret, expected) or resource is None:
+        resource = self._resources.get(presented.client_id)
+        expected = self._credentials.get(presented.client_id, ResourceCredentials())
+        if presented.assertion and expected.service_account and self._service_accounts:
+            await self._service_accounts.verify(presented.assertion, expected.service_account)
+        elif not _matches(presented.secret, expected.secret_hash):
+            raise OAuthError("invalid_client", "the resource's name or secret is wrong")
+        if resource is None:
             raise OAuthError("invalid_client", "the resource's name or secret is wrong")
         return resource
 

@@ -46,7 +46,7 @@ class IntrospectionEndpoint:
         result = "error"
         try:
             parameters = await form(request)
-            resource = self._authenticate(request, parameters)
+            resource = await self._authenticate(request, parameters)
             if "token" not in parameters:
                 raise OAuthError("invalid_request", "token is required")
             answer = await self._answer(parameters["token"], resource)
@@ -62,10 +62,10 @@ class IntrospectionEndpoint:
             self._duration.observe(time.perf_counter() - started)
         return Response(answer, media_type="application/json", headers=NO_STORE)
 
-    def _authenticate(self, request: Request, parameters: dict[str, str]) -> Resource:
+    async def _authenticate(self, request: Request, parameters: dict[str, str]) -> Resource:
         presented = presented_credentials(request, parameters)
         try:
-            return self._authenticator.authenticate(presented)
+            return await self._authenticator.authenticate(presented)
         except OAuthError as problem:
             self._failures.labels(presented.method).inc()
             actor = Actor(client_id=presented.client_id[:200], ip=ip_of(request))

@@ -1,0 +1,22 @@
+"""What the tests of the authorization server's defences share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.auth_server import AuthServer
+from tests.person import Person
+from tests.security.https_origin import HttpsOrigin, https_origin
+
+
+@pytest.fixture(scope="module")
+def person(auth_server: AuthServer) -> Person:
+    """Somebody with an account at the module's server."""
+    return auth_server.person()
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsOrigin]:
+    """A web server of a stranger's."""
+    with https_origin(tmp_path_factory.mktemp("origin")) as running:
+        yield running
