@@ -95,6 +95,17 @@ auth.resources.<name>.secret
 auth.resources.<name>.service_account
     In a cluster, instead of a secret: the service account (`namespace/name`) of the MCP server's pods, whose projected
     token for the issuer's audience is its client assertion.
+auth.clients.<name>.title
+    What operators call it.
+auth.clients.<name>.resources
+    The URIs of the resources it may get tokens for.
+auth.clients.<name>.scopes
+    The scopes it may have.
+auth.clients.<name>.secret
+    What it authenticates with: `openssl rand -hex 32`.
+auth.clients.<name>.service_account
+    In a cluster, instead of a secret: the service account (`namespace/name`) whose projected token for the issuer's
+    audience is its client assertion.
 auth.kubernetes.url
     The API server of the cluster whose service accounts are known. Asked only where a resource has one.
 auth.kubernetes.ca_file

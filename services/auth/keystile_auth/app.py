@@ -17,9 +17,10 @@ from starlette.types import ASGIApp
 from keystile_auth import __version__
 from keystile_auth.clients.assertion import AssertionVerifier
 from keystile_auth.clients.authentication import ClientAuthenticator, ResourceAuthenticator, ResourceCredentials
+from keystile_auth.clients.client import Client, Source
 from keystile_auth.clients.directory import ClientDirectory
 from keystile_auth.clients.metadata_document import MetadataDocuments
-from keystile_auth.clients.registration import Registration
+from keystile_auth.clients.registration import Registration, hash_secret
 from keystile_auth.clients.service_account import ServiceAccountTokens
 from keystile_auth.endpoints import metadata
 from keystile_auth.endpoints.account import AccountEndpoint
@@ -38,7 +39,7 @@ from keystile_auth.grants.authorization_code import AuthorizationCodeGrant
 from keystile_auth.grants.client_credentials import ClientCredentialsGrant
 from keystile_auth.grants.refresh_token import RefreshTokenGrant
 from keystile_auth.identity.local import LocalUsers
-from keystile_auth.settings import AuthSettings, ResourceSettings, decode_master_key
+from keystile_auth.settings import AuthSettings, MachineClientSettings, ResourceSettings, decode_master_key
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.limits import LimitStore
@@ -157,9 +158,11 @@ def _endpoints(
         documents if settings.metadata_documents.enabled else None,
         limits,
         settings.metadata_documents.fetches_per_minute_and_address,
+        {name: _machine_client(name, each) for name, each in settings.clients.items()},
     )
     audiences = frozenset({issuer, f"{issuer}/token"})
-    authenticator = ClientAuthenticator(directory, AssertionVerifier(audiences, clients, limits, fetcher, clock))
+    assertions = AssertionVerifier(audiences, clients, limits, fetcher, clock)
+    authenticator = ClientAuthenticator(directory, assertions, service_accounts)
     resource_authenticator = ResourceAuthenticator(
         resources.by_name,
         {name: _credentials(each) for name, each in settings.resources.items()},
@@ -214,8 +217,25 @@ def _credentials(settings: ResourceSettings) -> ResourceCredentials:
     return ResourceCredentials.of(secret, settings.service_account)
 
 
+def _machine_client(client_id: str, settings: MachineClientSettings) -> Client:
+    secret = settings.secret.get_secret_value() if settings.secret else None
+    return Client(
+        id=client_id,
+        name=settings.title,
+        source=Source.OPERATOR,
+        auth_methods=("client_secret_basic",) if secret else ("private_key_jwt",),
+        grant_types=("client_credentials",),
+        resources=tuple(settings.resources),
+        scopes=tuple(settings.scopes),
+        secret_hash=hash_secret(secret) if secret else None,
+        service_account=settings.service_account,
+    )
+
+
 def _service_accounts(settings: AuthSettings, clock: Callable[[], float]) -> ServiceAccountTokens | None:
-    if all(each.service_account is None for each in settings.resources.values()):
+    accounts = [each.service_account for each in settings.resources.values()]
+    accounts += [each.service_account for each in settings.clients.values()]
+    if not any(accounts):
         return None
     cluster = settings.kubernetes
     return ServiceAccountTokens(cluster.url, cluster.ca_file, cluster.token_file, settings.issuer, clock)

@@ -3,9 +3,9 @@
 import base64
 import binascii
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from keystile_common.settings import (
     AuditSettings,
@@ -22,6 +22,19 @@ MASTER_KEY_BYTES = 32
 MIN_SECRET_CHARACTERS = 32
 
 
+def _long(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
+        raise ValueError(f"must be at least {MIN_SECRET_CHARACTERS} characters: openssl rand -hex 32")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_long)]
+"""A random secret between two programs."""
+
+ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$")]
+"""A Kubernetes service account, as namespace/name."""
+
+
 class ResourceSettings(Section):
     """A protected resource: an MCP server that this server issues tokens for.
 
@@ -33,8 +46,8 @@ class ResourceSettings(Section):
     title: str = Field(min_length=1, max_length=80)
     scopes: dict[str, str] = Field(min_length=1)
     default_scopes: list[str] = []
-    secret: SecretStr | None = None
-    service_account: str | None = Field(default=None, pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$")
+    secret: Secret | None = None
+    service_account: ServiceAccount | None = None
 
     @field_validator("scopes")
     @classmethod
@@ -45,13 +58,6 @@ class ResourceSettings(Section):
             if not text.strip():
                 raise ValueError(f"the scope {name} needs a sentence that people read at consent")
         return scopes
-
-    @field_validator("secret")
-    @classmethod
-    def _secret_is_long(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARACTERS:
-            raise ValueError(f"must be at least {MIN_SECRET_CHARACTERS} characters: openssl rand -hex 32")
-        return secret
 
     @model_validator(mode="after")
     def _defaults_exist(self) -> Self:
@@ -137,6 +143,26 @@ class SignInSettings(Section):
     failures_per_5_minutes_and_address: int = Field(default=50, ge=1)
 
 
+class MachineClientSettings(Section):
+    """A client that acts for itself (client_credentials), set up here instead of by `keystile clients add`.
+
+    Its name in the map is its `client_id`. It proves itself by `secret` or, in a cluster, by the token of its
+    `service_account` (namespace/name).
+    """
+
+    title: str = Field(min_length=1, max_length=80)
+    resources: list[str] = Field(min_length=1)
+    scopes: list[str] = Field(min_length=1)
+    secret: Secret | None = None
+    service_account: ServiceAccount | None = None
+
+    @model_validator(mode="after")
+    def _has_one_proof(self) -> Self:
+        if (self.secret is None) == (self.service_account is None):
+            raise ValueError("needs either secret or service_account, by which it proves itself")
+        return self
+
+
 class KubernetesSettings(Section):
     """The cluster whose service accounts resources prove themselves by; its API server tells issuer and keys."""
 
@@ -164,6 +190,7 @@ class AuthSettings(Section):
     issuer: PublicUrl
     master_key: SecretStr
     resources: dict[str, ResourceSettings] = Field(min_length=1)
+    clients: dict[str, MachineClientSettings] = {}
     listen: AuthListen = AuthListen()
     metrics: MetricsListen = MetricsListen()
     trusted_proxies: list[Network] = []
@@ -198,6 +225,19 @@ class AuthSettings(Section):
         uris = [resource.uri.rstrip("/").lower() for resource in self.resources.values()]
         if len(set(uris)) != len(uris):
             raise ValueError("resources: two of them have the same uri")
+        return self
+
+    @model_validator(mode="after")
+    def _clients_may_have_what_there_is(self) -> Self:
+        known = {each.uri: set(each.scopes) for each in self.resources.values()}
+        for name, client in self.clients.items():
+            unknown = [uri for uri in client.resources if uri not in known]
+            if unknown:
+                raise ValueError(f"clients.{name}.resources: {unknown[0]} is not the uri of a resource here")
+            offered = set().union(*(known[uri] for uri in client.resources))
+            wrong = [scope for scope in client.scopes if scope not in offered]
+            if wrong:
+                raise ValueError(f"clients.{name}.scopes: {wrong[0]} is not a scope of its resources")
         return self
 
 

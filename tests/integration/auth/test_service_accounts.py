@@ -45,7 +45,16 @@ def server(store_url: str, cluster: Cluster, clock: Clock) -> Iterator[AuthServe
         "other": {"uri": OTHER_RESOURCE, "title": "Other", "scopes": {"other:use": "Use"}, "secret": OTHER_SECRET},
     }
     kubernetes = {"url": cluster.url, "token_file": str(cluster.token_file)}
-    with running_auth_server(store_url, clock=clock, resources=resources, kubernetes=kubernetes) as running:
+    clients = {
+        "nightly": {
+            "title": "Nightly job",
+            "resources": [RESOURCE],
+            "scopes": ["mcp:basic"],
+            "service_account": "jobs/nightly",
+        }
+    }
+    settings: dict[str, Any] = {"resources": resources, "kubernetes": kubernetes, "clients": clients}
+    with running_auth_server(store_url, clock=clock, **settings) as running:
         yield running
 
 
@@ -153,3 +162,28 @@ def test_a_remembered_token_ends_when_it_expires(server: AuthServer, cluster: Cl
     assert introspect(server, assertion).status_code == 200
     clock.ahead += 3600 + 31
     assert introspect(server, assertion).status_code == 401
+
+
+def job(server: AuthServer, assertion: str, **parameters: Any) -> httpx2.Response:
+    proof: dict[str, Any] = {"client_id": "nightly", "client_assertion_type": JWT_BEARER, "client_assertion": assertion}
+    return server.token(grant_type="client_credentials", resource=RESOURCE, **proof, **parameters)
+
+
+def test_a_client_of_the_settings_gets_tokens_for_itself_by_its_service_account(
+    server: AuthServer, cluster: Cluster
+) -> None:
+    answer = job(server, cluster.token(server.issuer, "jobs/nightly"))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["scope"] == "mcp:basic"
+    seen = introspect(server, cluster.token(server.issuer), answer.json()["access_token"]).json()
+    assert seen["sub"] == seen["client_id"] == "nightly"
+
+
+def test_a_client_of_the_settings_gets_no_more_than_they_say_and_only_by_its_own_account(
+    server: AuthServer, cluster: Cluster
+) -> None:
+    own = cluster.token(server.issuer, "jobs/nightly")
+    assert job(server, own, scope="mcp:jobs").json()["error"] == "invalid_scope"
+    assert job(server, cluster.token(server.issuer)).json()["error"] == "invalid_client"
+    public = server.token(grant_type="client_credentials", resource=RESOURCE, client_id="nightly")
+    assert public.json()["error"] == "invalid_client"

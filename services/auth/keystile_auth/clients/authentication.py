@@ -34,9 +34,15 @@ class PresentedCredentials:
 class ClientAuthenticator:
     """Says which client a request comes from."""
 
-    def __init__(self, directory: ClientDirectory, assertions: AssertionVerifier) -> None:
+    def __init__(
+        self,
+        directory: ClientDirectory,
+        assertions: AssertionVerifier,
+        service_accounts: ServiceAccountTokens | None,
+    ) -> None:
         self._directory = directory
         self._assertions = assertions
+        self._service_accounts = service_accounts
 
     async def authenticate(self, presented: PresentedCredentials, ip: str) -> Client:
         """The client that `presented` proves.
@@ -56,7 +62,9 @@ class ClientAuthenticator:
                 "invalid_client",
                 f"this client authenticates with {' or '.join(client.auth_methods)}, not {presented.method}",
             )
-        if presented.method == "private_key_jwt":
+        if presented.method == "private_key_jwt" and client.service_account and self._service_accounts:
+            await self._service_accounts.verify(presented.assertion or "", client.service_account)
+        elif presented.method == "private_key_jwt":
             await self._assertions.verify(presented.assertion or "", client)
         elif presented.method != "none" and not _matches(presented.secret, client.secret_hash):
             raise OAuthError("invalid_client", "the client secret is wrong")

@@ -39,6 +39,7 @@ class Client:
     scopes: tuple[str, ...] | None = None
     resources: tuple[str, ...] | None = None
     secret_hash: str | None = None
+    service_account: str | None = None
     registration_token_hash: str | None = None
     issued: int = 0
 

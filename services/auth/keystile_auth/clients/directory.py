@@ -1,5 +1,7 @@
 """Where a client is looked up, whichever way it became known."""
 
+from collections.abc import Mapping
+
 from keystile_auth.clients.client import Client
 from keystile_auth.clients.metadata_document import MetadataDocuments, is_document_url
 from keystile_auth.errors import OAuthError, RateLimitedError
@@ -18,8 +20,10 @@ class ClientDirectory:
         documents: MetadataDocuments | None,
         limits: LimitStore,
         fetches_per_minute: int,
+        configured: Mapping[str, Client],
     ) -> None:
         self._store = store
+        self._configured = configured
         self._documents = documents
         self._limits = limits
         self._fetches = fetches_per_minute
@@ -37,6 +41,8 @@ class ClientDirectory:
         """
         if len(client_id) > MAX_CLIENT_ID_CHARACTERS or not (client_id.isascii() and client_id.isprintable()):
             raise OAuthError("invalid_client", "client_id is too long or not printable ASCII")
+        if client_id in self._configured:
+            return self._configured[client_id]
         if is_document_url(client_id):
             return await self._document(client_id, ip)
         document = await self._store.find(client_id)
