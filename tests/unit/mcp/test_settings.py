@@ -61,12 +61,14 @@ def test_a_resource_is_https_with_a_path_and_no_slash_at_its_end(value: str) -> 
 
 def test_a_policy_that_names_an_unknown_scope_is_refused_by_its_path() -> None:
     assert refusal(POLICY="{long_running: [mcp:basic, mcp:job]}") == (
-        "policy.long_running.1: mcp:job is not among scopes; they are mcp:basic, mcp:jobs"
+        "policy.long_running.1 (the variable KEYSTILE_POLICY): mcp:job is not among scopes; they are mcp:basic, mcp:jobs"
     )
 
 
 def test_required_scopes_must_be_declared() -> None:
-    assert refusal(REQUIRED_SCOPES="[nothing]").startswith("required_scopes.0: nothing is not among scopes")
+    assert refusal(REQUIRED_SCOPES="[nothing]").startswith(
+        "required_scopes.0 (the variable KEYSTILE_REQUIRED_SCOPES): nothing is not among scopes"
+    )
 
 
 def test_scopes_of_ones_own_ask_for_a_policy_of_ones_own() -> None:
