@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 
+from tests.auth_server import Pkce
+from tests.person import Person
+
 ROOT = Path(__file__).resolve().parent.parent
+CALLBACK = "http://127.0.0.1:49154/callback"
 _READY_SECONDS = 60
 
 
@@ -78,6 +83,46 @@ def made_run(folder: Path, ports: list[int] | None = None, **environment: str) -
     finally:
         if process.poll() is None:
             run.interrupt()
+
+
+@dataclass
+class SignedIn:
+    """What a client has once the demo user let it in."""
+
+    client_id: str
+    access_token: str
+    refresh_token: str
+
+
+def sign_in(run: MadeRun, http: httpx2.Client) -> SignedIn:
+    """Register a client and let the demo user allow it the basic tools."""
+    document = {
+        "client_name": "Stays",
+        "redirect_uris": [CALLBACK],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "token_endpoint_auth_method": "none",
+    }
+    client_id = http.post(f"{run.issuer}/register", json=document).json()["client_id"]
+    pkce, person = Pkce(), Person(run.issuer, "demo", run.password)
+    parameters = {
+        "response_type": "code",
+        "client_id": client_id,
+        "redirect_uri": CALLBACK,
+        "resource": run.resource,
+        "scope": "mcp:basic",
+        "code_challenge": pkce.challenge,
+        "code_challenge_method": "S256",
+    }
+    callback = person.allow(str(httpx2.URL(f"{run.issuer}/authorize", params=parameters)))
+    person.browser.close()
+    data = {
+        "grant_type": "authorization_code",
+        "client_id": client_id,
+        "code": parse_qs(urlsplit(callback).query)["code"][0],
+        "code_verifier": pkce.verifier,
+    }
+    tokens = http.post(f"{run.issuer}/token", data=data).json()
+    return SignedIn(client_id, tokens["access_token"], tokens["refresh_token"])
 
 
 def answers(url: str) -> bool:

@@ -19,7 +19,7 @@ from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull,
 from pydantic import AnyUrl
 
 from tests.https_files import Answer, HttpsFiles, https_files
-from tests.made_run import MadeRun, answers, free_ports, made_run
+from tests.made_run import MadeRun, answers, free_ports, made_run, sign_in
 from tests.person import Person, forms
 
 CALLBACK = "http://127.0.0.1:49153/callback"
@@ -198,30 +198,22 @@ async def test_ending_a_connection_on_the_account_page_shuts_its_client_out(run:
 
 def test_ctrl_c_stops_everything_and_a_second_start_keeps_users_clients_and_grants(tmp_path: Path) -> None:
     folder, ports = tmp_path / "data", free_ports(4)
-    with made_run(folder, ports) as first:
-        password = first.password
-        registration = httpx2.post(
-            f"{first.issuer}/register",
-            json={"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none", "client_name": "Stays"},
-        ).json()
-        person = Person(first.issuer, "demo", password)
-        signed_in = person.sign_in(person.get(f"{first.issuer}/login"))
-        assert "/account" in str(signed_in.url)
-        # make itself ends by the signal it got, as a shell expects of it; what it started stops in order before.
-        assert first.interrupt() in {0, -signal.SIGINT, 128 + signal.SIGINT}
-        assert first.output.read_text().rstrip().endswith("Stopped.")
-        assert not answers(first.issuer)
-        assert not answers(first.resource)
-    with made_run(folder, ports) as second:
-        assert second.password == password
-        # The session and the client were kept by the store, the sign-in by the file of the password.
-        assert "/account" in str(person.get(f"{second.issuer}/account").url)
-        client = httpx2.get(
-            registration["registration_client_uri"],
-            headers={"Authorization": f"Bearer {registration['registration_access_token']}"},
-        )
-        assert client.json()["client_name"] == "Stays"
-    person.browser.close()
+    with httpx2.Client(timeout=10) as http:
+        with made_run(folder, ports) as first:
+            password, client = first.password, sign_in(first, http)
+            # make itself ends by the signal it got, as a shell expects of it; what it started stops in order before.
+            assert first.interrupt() in {0, -signal.SIGINT, 128 + signal.SIGINT}
+            assert first.output.read_text().rstrip().endswith("Stopped.")
+            assert not answers(first.issuer)
+            assert not answers(first.resource)
+        with made_run(folder, ports) as second:
+            person = Person(second.issuer, "demo", password)
+            assert "Stays" in person.sign_in(person.get(f"{second.issuer}/account")).text
+            person.browser.close()
+            data = {"grant_type": "refresh_token", "client_id": client.client_id, "refresh_token": client.refresh_token}
+            assert http.post(f"{second.issuer}/token", data=data).status_code == 200
+            headers = {"Authorization": f"Bearer {client.access_token}"}
+            assert http.post(second.resource, headers=headers, json={}).status_code == 400  # let in, and no message
 
 
 def test_what_it_keeps_is_for_its_user_alone(run: MadeRun) -> None:

@@ -8,16 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.auth_server import Pkce
-from tests.made_run import MadeRun, made_run
-from tests.person import Person
+from tests.made_run import made_run, sign_in
 
-CALLBACK = "http://127.0.0.1:49154/callback"
 _EXPORT_SECONDS = 20
 
 
@@ -51,31 +47,6 @@ def _otlp_receiver(seen: list[tuple[str, str, str]]) -> Iterator[str]:
             thread.join()
 
 
-def _access_token(run: MadeRun, http: httpx2.Client) -> str:
-    client = http.post(
-        f"{run.issuer}/register", json={"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none"}
-    ).json()
-    pkce, person = Pkce(), Person(run.issuer, "demo", run.password)
-    parameters = {
-        "response_type": "code",
-        "client_id": client["client_id"],
-        "redirect_uri": CALLBACK,
-        "resource": run.resource,
-        "scope": "mcp:basic",
-        "code_challenge": pkce.challenge,
-        "code_challenge_method": "S256",
-    }
-    callback = person.allow(str(httpx2.URL(f"{run.issuer}/authorize", params=parameters)))
-    person.browser.close()
-    data = {
-        "grant_type": "authorization_code",
-        "client_id": client["client_id"],
-        "code": parse_qs(urlsplit(callback).query)["code"][0],
-        "code_verifier": pkce.verifier,
-    }
-    return str(http.post(f"{run.issuer}/token", data=data).json()["access_token"])
-
-
 def test_one_trace_crosses_the_client_both_services_and_the_store(tmp_path: Path) -> None:
     seen: list[tuple[str, str, str]] = []
     trace_id = secrets.token_hex(16)
@@ -85,7 +56,7 @@ def test_one_trace_crosses_the_client_both_services_and_the_store(tmp_path: Path
         httpx2.Client(timeout=10) as http,
     ):
         headers = {
-            "Authorization": f"Bearer {_access_token(run, http)}",
+            "Authorization": f"Bearer {sign_in(run, http).access_token}",
             "Accept": "application/json, text/event-stream",
             "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01",
         }

@@ -14,6 +14,8 @@ from redis.backoff import ConstantBackoff
 from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
 
+_POOL_WAIT_SECONDS = 0.5
+
 
 class StoreUnavailableError(Exception):
     """The store did not answer in time, or refused to. The caller answers 503 and has changed nothing it knows of."""
@@ -112,7 +114,7 @@ def connect(settings: StoreSettings, metrics: StoreMetrics, tracer: Tracer) -> S
     """Make a store client; nothing is sent until it is used.
 
     A command that got no answer is sent once more: every script of Keystile knows its own attempt, so a
-    lost answer never reads as a second use. Both tries together stay under two seconds.
+    lost answer never reads as a second use. Waiting for a connection and both tries stay under two seconds.
     """
     secure = settings.url.startswith("rediss://")
     pool = BlockingConnectionPool.from_url(
@@ -120,7 +122,7 @@ def connect(settings: StoreSettings, metrics: StoreMetrics, tracer: Tracer) -> S
         username=settings.username,
         password=settings.password.get_secret_value() if settings.password else None,
         max_connections=settings.max_connections,
-        timeout=1,
+        timeout=_POOL_WAIT_SECONDS,
         socket_timeout=settings.command_timeout_seconds,
         socket_connect_timeout=settings.connect_timeout_seconds,
         retry=Retry(ConstantBackoff(0.02), 1),

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
+_OLDEST = 7
 _START_SECONDS = 10
 _STOP_SECONDS = 10
 
@@ -37,7 +39,7 @@ def find_binary() -> Path:
                 return binary
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
-        if found:
+        if found and _major_version(found) >= _OLDEST:
             return Path(found)
     raise EmbeddedStoreError(
         "No Valkey for this platform: install valkey-server or redis-server (7 or later) with your package "
@@ -89,6 +91,13 @@ def _socket_folder(folder: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="keystile-") as short:
         yield Path(short)
+
+
+def _major_version(binary: str) -> int:
+    """Of `Redis server v=7.0.15 sha=…`; 0 where it does not say."""
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=5, check=False).stdout  # noqa: S603
+    match = re.search(r"v=([0-9]+)\.", said)
+    return int(match[1]) if match else 0
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", path: Path, log: Path) -> None:
