@@ -1,0 +1,158 @@
+{{/*
+What the schema cannot say in a sentence. Each of these gives one line a problem, or nothing.
+*/}}
+
+{{/*
+A URL that clients see, by the rule that the services have for one: https, or http on a loopback host.
+  Argument: dict name (of the value), url.
+*/}}
+{{- define "keystile.check.url" -}}
+{{- $loopback := "^http://(127\\.0\\.0\\.1|localhost|\\[::1\\])(:[0-9]+)?(/.*)?$" -}}
+{{- if and (hasPrefix "http://" .url) (not (regexMatch $loopback .url)) -}}
+{{ .name }}: {{ .url }} must be https (plain http is accepted for 127.0.0.1, ::1 and localhost only)
+{{- else if not (regexMatch "^https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\\[[0-9a-f:]+\\])(:[0-9]+)?(/[^?#\\s]*)?$" .url) -}}
+{{ .name }}: {{ .url }} must be an absolute https URL with a lower-case host and no query, fragment or user, such as https://auth.example.com
+{{- end -}}
+{{- end }}
+
+{{/* The issuer. Argument: the chart's context. */}}
+{{- define "keystile.check.issuer" -}}
+{{- if not .Values.issuer }}
+issuer: is required: the public URL of the authorization server, such as --set issuer=https://auth.example.com
+{{- else }}
+{{ include "keystile.check.url" (dict "name" "issuer" "url" .Values.issuer) }}
+{{- if hasSuffix "/" .Values.issuer }}
+issuer: {{ .Values.issuer }} must not end with a slash
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret. Argument: the chart's context. */}}
+{{- define "keystile.check.secret" -}}
+{{- if not .Values.existingSecret }}
+existingSecret: is required. Make the Secret with this command, then give --set existingSecret=keystile:
+    {{ include "keystile.secretCommand" . }}
+{{- end }}
+{{- end }}
+
+{{/* Names that Kubernetes would cut off or refuse. Argument: the chart's context. */}}
+{{- define "keystile.check.release" -}}
+{{- if gt (len .Release.Name) 40 }}
+the release's name {{ .Release.Name }} is longer than 40 characters: names of Services are made from it
+{{- end }}
+{{- end }}
+
+{{/* The store. Argument: the chart's context. */}}
+{{- define "keystile.check.store" -}}
+{{- $store := .Values.auth.store }}
+{{- if and $store.url (not (regexMatch "^rediss?://[^@/\\s]+(/[0-9]+)?$" $store.url)) }}
+auth.store.url: must be redis://host:port/database or rediss://…, without user or password; they go into username and passwordKey
+{{- end }}
+{{- if and (not $store.url) (not $store.passwordKey) }}
+auth.store.passwordKey: the release's own Valkey needs a password; name the key of existingSecret that has it
+{{- end }}
+{{- if and (not $store.url) $store.username }}
+auth.store.username: is for a store elsewhere; the release's own Valkey has none
+{{- end }}
+{{- if and $store.ca.secret $store.ca.configMap }}
+auth.store.ca: name a secret or a configMap, not both
+{{- end }}
+{{- if and (or $store.ca.secret $store.ca.configMap) (not (hasPrefix "rediss://" $store.url)) }}
+auth.store.ca: is for a rediss:// store; auth.store.url is {{ $store.url | default "empty" }}
+{{- end }}
+{{- end }}
+
+{{/* The way in. Argument: the chart's context. */}}
+{{- define "keystile.check.network" -}}
+{{- $host := (urlParse (.Values.issuer | default "https://issuer.invalid")).hostname -}}
+{{- if and (or .Values.network.ingress.enabled .Values.network.gateway.enabled) (or (contains ":" $host) (regexMatch "^[0-9.]+$" $host)) }}
+network: {{ $host }} in issuer is an address; an Ingress or HTTPRoute needs a host name there
+{{- end }}
+{{- if and .Values.network.gateway.enabled (not .Values.network.gateway.parentRefs) }}
+network.gateway.parentRefs: name the Gateway, such as --set network.gateway.parentRefs[0].name=public
+{{- end }}
+{{- end }}
+
+{{/* Where audit events and traces go. Argument: the chart's context. */}}
+{{- define "keystile.check.observability" -}}
+{{- $url := "^https?://[^/@?#\\s]+(/[^?#\\s]*)?$" -}}
+{{- $collector := .Values.observability.audit.collector }}
+{{- if and $collector.enabled (not (regexMatch $url $collector.otlp_endpoint)) }}
+observability.audit.collector.otlp_endpoint: must be an OTLP/HTTP URL such as https://otlp.example.com:4318
+{{- end }}
+{{- with .Values.observability.traces.otlp_endpoint }}
+{{- if not (regexMatch $url .) }}
+observability.traces.otlp_endpoint: {{ . }} must be an OTLP/HTTP URL such as https://otlp.example.com:4318
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+One MCP server.
+  Argument: dict name, server (resolved, with its uri), model (issuer and the paths of auth).
+*/}}
+{{- define "keystile.check.server" -}}
+{{- $at := printf "servers.%s" .name -}}
+{{- $server := .server -}}
+{{- if not (or $server.resource $server.host $server.path) }}
+{{ $at }}: say where it is: resource (the whole URL), host, or path on the issuer's host
+{{- else if and $server.resource (or $server.host $server.path) }}
+{{ $at }}: resource is the whole URL; leave host and path away
+{{- else }}
+{{ include "keystile.check.url" (dict "name" (printf "%s.resource" $at) "url" $server.uri) }}
+{{- $path := $server.uriPath }}
+{{- if or (not (trimAll "/" $path)) (hasSuffix "/" $path) (contains "//" $path) }}
+{{ $at }}.resource: {{ $server.uri }} must have a path without a trailing slash, such as https://mcp.example.com/mcp
+{{- end }}
+{{- if eq $server.uriHost .model.issuer.host }}
+{{- range .model.auth.paths }}
+{{- if or (eq $path .path) (and (eq .type "Prefix") (hasPrefix (printf "%s/" .path) $path)) }}
+{{ $at }}.resource: {{ $path }} is a path of the authorization server, which has the same host; choose another
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and (not $server.deploy) (not $server.secretKey) }}
+{{ $at }}.secretKey: a server that runs elsewhere (deploy: false) needs one, to authenticate with at /introspect
+{{- end }}
+{{- range $server.required_scopes }}
+{{- if not (hasKey $server.scopes .) }}
+{{ $at }}.required_scopes: {{ . }} is not among its scopes; they are {{ keys $server.scopes | sortAlpha | join ", " }}
+{{- end }}
+{{- end }}
+{{- range $server.default_scopes }}
+{{- if not (hasKey $server.scopes .) }}
+{{ $at }}.default_scopes: {{ . }} is not among its scopes; they are {{ keys $server.scopes | sortAlpha | join ", " }}
+{{- end }}
+{{- end }}
+{{- range $tool, $needed := $server.policy }}
+{{- range $needed }}
+{{- if not (hasKey $server.scopes .) }}
+{{ $at }}.policy.{{ $tool }}: {{ . }} is not among its scopes; they are {{ keys $server.scopes | sortAlpha | join ", " }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* One client that acts for itself. Argument: dict name, client, servers (all, resolved). */}}
+{{- define "keystile.check.client" -}}
+{{- $at := printf "auth.clients.%s" .name -}}
+{{- $client := .client -}}
+{{- $servers := .servers -}}
+{{- if eq (empty $client.secretKey) (empty $client.service_account) }}
+{{ $at }}: needs either service_account or secretKey, by which it proves itself
+{{- end }}
+{{- $offered := list -}}
+{{- range $client.servers }}
+{{- if hasKey $servers . -}}
+{{- $offered = concat $offered (keys (get $servers .).scopes) -}}
+{{- else }}
+{{ $at }}.servers: {{ . }} is not among servers; they are {{ keys $servers | sortAlpha | join ", " }}
+{{- end }}
+{{- end }}
+{{- range $client.scopes }}
+{{- if and $offered (not (has . $offered)) }}
+{{ $at }}.scopes: {{ . }} is not a scope of its servers; they are {{ $offered | uniq | sortAlpha | join ", " }}
+{{- end }}
+{{- end }}
+{{- end }}

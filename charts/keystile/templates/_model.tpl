@@ -1,0 +1,184 @@
+{{/*
+The release, worked out once: every URL taken apart, every MCP server with its defaults. Each template begins with it,
+so nothing is rendered from values that cannot be right; all problems are said at once.
+
+  issuer:  {url, host, path}
+  auth:    {name, paths: [{path, type}], introspection, identities (whether anyone proves itself by a service account),
+           testClient (whether helm test gets a token)}
+  store:   {own, url, port}
+  servers: {name: the entry of `servers` over `mcp`, with uri, uriHost, uriPath, isReference, fullname, identity,
+           metadataPaths}
+*/}}
+{{- define "keystile.model" -}}
+{{- $root := . -}}
+{{- $url := urlParse (.Values.issuer | default "https://issuer.invalid") -}}
+{{- $issuer := dict "url" .Values.issuer "host" $url.hostname "path" (trimSuffix "/" $url.path) -}}
+{{- $auth := dict
+      "name" (printf "%s-auth" .Release.Name)
+      "paths" (include "keystile.auth.paths" (dict "prefix" $issuer.path "introspection" .Values.network.publicIntrospection) | fromYamlArray)
+      "introspection" (printf "http://%s-auth:3001%s/introspect" .Release.Name $issuer.path) -}}
+{{- $model := dict "issuer" $issuer "auth" $auth "store" (include "keystile.store" . | fromYaml) -}}
+
+{{- $problems := list
+      (include "keystile.check.issuer" .)
+      (include "keystile.check.secret" .)
+      (include "keystile.check.release" .)
+      (include "keystile.check.store" .)
+      (include "keystile.check.network" .)
+      (include "keystile.check.observability" .) -}}
+
+{{- $entries := .Values.servers -}}
+{{- if and .Values.resource $entries -}}
+{{- $problems = append $problems "resource: is short for servers.mcp.resource; give resource or servers, not both" -}}
+{{- else if .Values.resource -}}
+{{- $entries = dict "mcp" (dict "resource" .Values.resource) -}}
+{{- else if not $entries -}}
+{{- $problems = append $problems "resource: is required (or servers, for more than one): the URL of the MCP server, such as --set resource=https://mcp.example.com/mcp" -}}
+{{- end -}}
+
+{{- $servers := dict -}}
+{{- $seen := dict -}}
+{{- range $name, $entry := $entries -}}
+{{- $server := include "keystile.server" (dict "root" $root "name" $name "entry" ($entry | default dict) "issuer" $issuer) | fromYaml -}}
+{{- $problems = append $problems (include "keystile.check.server" (dict "name" $name "server" $server "model" $model)) -}}
+{{- $same := $server.uri | trimSuffix "/" | lower -}}
+{{- if hasKey $seen $same -}}
+{{- $problems = append $problems (printf "servers.%s.resource: %s is also that of servers.%s; each needs one of its own" $name $server.uri (get $seen $same)) -}}
+{{- end -}}
+{{- $_ := set $seen $same $name -}}
+{{- if $server.identity -}}{{- $_ := set $auth "identities" true -}}{{- end -}}
+{{- if and $server.deploy $root.Values.auth.testClient -}}{{- $_ := set $auth "testClient" true -}}{{- end -}}
+{{- $_ := set $servers $name $server -}}
+{{- end -}}
+
+{{- range $name, $client := .Values.auth.clients -}}
+{{- $problems = append $problems (include "keystile.check.client" (dict "name" $name "client" $client "servers" $servers)) -}}
+{{- if $client.service_account -}}{{- $_ := set $auth "identities" true -}}{{- end -}}
+{{- end -}}
+{{- if $auth.testClient -}}{{- $_ := set $auth "identities" true -}}{{- end -}}
+
+{{- $lines := list -}}
+{{- range splitList "\n" (join "\n" $problems) -}}
+{{- if trim . -}}{{- $lines = append $lines . -}}{{- end -}}
+{{- end -}}
+{{- if $lines -}}
+{{- fail (printf "these values cannot be used:\n\n%s\n" (join "\n" $lines)) -}}
+{{- end -}}
+
+{{/* RFC 9728 section 3.1 puts the well-known part before the path. Clients that forget the path ask at the host's
+     root, which one server alone can answer. */}}
+{{- range $name, $server := $servers -}}
+{{- $others := 0 -}}
+{{- range $servers -}}{{- if eq .uriHost $server.uriHost -}}{{- $others = add1 $others -}}{{- end -}}{{- end -}}
+{{- $paths := list (printf "/.well-known/oauth-protected-resource%s" $server.uriPath) -}}
+{{- if eq (int $others) 1 -}}{{- $paths = append $paths "/.well-known/oauth-protected-resource" -}}{{- end -}}
+{{- $_ := set $server "metadataPaths" $paths -}}
+{{- end -}}
+{{- $_ := set $model "servers" $servers -}}
+{{- toYaml $model -}}
+{{- end }}
+
+{{/*
+One MCP server: its entry over the defaults in `mcp`.
+  Argument: dict root, name, entry, issuer.
+*/}}
+{{- define "keystile.server" -}}
+{{- $entry := .entry -}}
+{{- $defaults := .root.Values.mcp -}}
+{{- $server := include "keystile.over" (dict "base" $defaults "over" $entry) | fromYaml -}}
+{{/* A map of quantities or scopes is meant as a whole: half of one and half of the other is nobody's wish. */}}
+{{- $_ := set $server "resources" ($entry.resources | default $defaults.resources) -}}
+{{- $_ := set $server "isReference" (and (not $entry.scopes) (not $entry.image)) -}}
+{{- if not $entry.scopes -}}
+{{- $reference := include "keystile.referenceServer" . | fromYaml -}}
+{{- $_ := set $server "scopes" $reference.scopes -}}
+{{- $_ := set $server "required_scopes" (hasKey $entry "required_scopes" | ternary $entry.required_scopes $reference.required_scopes) -}}
+{{- $_ := set $server "policy" (hasKey $entry "policy" | ternary $entry.policy $reference.policy) -}}
+{{- end -}}
+{{- $_ := set $server "required_scopes" ($server.required_scopes | default list) -}}
+{{- $_ := set $server "policy" ($server.policy | default dict) -}}
+{{- $_ := set $server "title" ($entry.title | default (eq .name "mcp" | ternary "MCP server" (printf "MCP server %s" .name))) -}}
+{{- $_ := set $server "deploy" (hasKey $entry "deploy" | ternary $entry.deploy true) -}}
+{{- $_ := set $server "egress" ($entry.egress | default list) -}}
+{{- $origin := regexFind "^[a-z]+://[^/]*" (.issuer.url | default "https://issuer.invalid") -}}
+{{- with $entry.host }}{{- $origin = printf "https://%s" . -}}{{- end -}}
+{{- $uri := $entry.resource | default (printf "%s%s" $origin ($entry.path | default "/mcp")) -}}
+{{- $url := urlParse (regexMatch "^https?://[^\\s]+$" $uri | ternary $uri "https://resource.invalid/mcp") -}}
+{{- $_ := set $server "uri" $uri -}}
+{{- $_ := set $server "uriHost" $url.hostname -}}
+{{- $_ := set $server "uriPath" $url.path -}}
+{{- $_ := set $server "fullname" (printf "%s-%s" .root.Release.Name .name) -}}
+{{/* How it proves itself at /introspect: by its pod's service account, unless it has a secret. */}}
+{{- if not $entry.secretKey -}}
+{{- $_ := set $server "identity" (printf "%s/%s-%s" .root.Release.Namespace .root.Release.Name .name) -}}
+{{- end -}}
+{{- toYaml $server -}}
+{{- end }}
+
+{{/* One map over another, key by key. Sprig's mergeOverwrite would not let false or 0 win. Argument: dict base, over. */}}
+{{- define "keystile.over" -}}
+{{- $result := deepCopy .base -}}
+{{- range $key, $value := .over -}}
+{{- if and (kindIs "map" $value) (kindIs "map" (get $result $key)) -}}
+{{- $value = include "keystile.over" (dict "base" (get $result $key) "over" $value) | fromYaml -}}
+{{- end -}}
+{{- $_ := set $result $key $value -}}
+{{- end -}}
+{{- toYaml $result -}}
+{{- end }}
+
+{{/* Scopes and policy of the reference server that the MCP image holds; the service's own defaults, which auth too
+     has to know. */}}
+{{- define "keystile.referenceServer" -}}
+scopes:
+  mcp:basic: "Use the basic tools: echo, add, who am I"
+  mcp:jobs: Start long-running jobs
+required_scopes: [mcp:basic]
+policy:
+  long_running: [mcp:jobs]
+{{- end }}
+
+{{/* The store as auth reaches it. Argument: the chart's context. */}}
+{{- define "keystile.store" -}}
+{{- $url := .Values.auth.store.url -}}
+own: {{ not $url }}
+{{- if $url }}
+{{- $authority := regexReplaceAll "^rediss?://([^/]*).*$" $url "${1}" }}
+url: {{ $url | quote }}
+port: {{ regexFind ":[0-9]+$" $authority | trimPrefix ":" | default "6379" }}
+{{- else }}
+url: redis://{{ .Release.Name }}-valkey:6379/0
+port: 6379
+{{- end }}
+{{- end }}
+
+{{/*
+Every path of the authorization server that the public may ask for; /healthz and /readyz are none, and /introspect only
+if it shall be. A path that is not here does not leave the cluster.
+  Argument: dict prefix (the issuer's path), introspection (whether it is public).
+*/}}
+{{- define "keystile.auth.paths" -}}
+{{- $prefix := .prefix -}}
+{{- range list "oauth-authorization-server" "openid-configuration" }}
+- {path: {{ printf "/.well-known/%s%s" . $prefix | quote }}, type: Exact}
+{{- if $prefix }}
+- {path: {{ printf "%s/.well-known/%s" $prefix . | quote }}, type: Exact}
+{{- end }}
+{{- end }}
+- {path: {{ printf "%s/" $prefix | quote }}, type: Exact}
+{{- range list "authorize" "jwks" "login" "revoke" "token" }}
+- {path: {{ printf "%s/%s" $prefix . | quote }}, type: Exact}
+{{- end }}
+{{- range list "account" "consent" "register" "static" }}
+- {path: {{ printf "%s/%s" $prefix . | quote }}, type: Prefix}
+{{- end }}
+{{- if .introspection }}
+- {path: {{ printf "%s/introspect" $prefix | quote }}, type: Exact}
+{{- end }}
+{{- end }}
+
+{{/* The port that a URL names or means. Argument: the URL. */}}
+{{- define "keystile.port" -}}
+{{- $url := urlParse . -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "https" | ternary "443" "80") -}}
+{{- end }}

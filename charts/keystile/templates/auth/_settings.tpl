@@ -1,0 +1,66 @@
+{{/* The authorization server's settings file. Argument: dict root, model. */}}
+{{- define "keystile.auth.settings" -}}
+{{- $model := .model -}}
+{{- $root := .root -}}
+{{- $auth := $root.Values.auth -}}
+{{- $settings := deepCopy $auth.settings -}}
+{{- $store := dict "url" $model.store.url -}}
+{{- with $auth.store.username }}{{- $_ := set $store "username" . -}}{{- end -}}
+{{- if or $auth.store.ca.secret $auth.store.ca.configMap -}}
+{{- $_ := set $store "ca_file" "/etc/keystile/store-ca/ca.crt" -}}
+{{- end -}}
+{{- $_ := set $settings "store" (merge $store ($settings.store | default dict)) -}}
+{{- $resources := dict -}}
+{{- range $name, $server := $model.servers -}}
+{{- $resource := dict "uri" $server.uri "title" $server.title "scopes" $server.scopes -}}
+{{- with $server.default_scopes }}{{- $_ := set $resource "default_scopes" . -}}{{- end -}}
+{{- with $server.identity }}{{- $_ := set $resource "service_account" . -}}{{- end -}}
+{{- $_ := set $resources $name $resource -}}
+{{- end -}}
+{{- $clients := dict -}}
+{{- range $name, $each := $auth.clients -}}
+{{- $uris := list -}}
+{{- range $each.servers }}{{- $uris = append $uris (get $model.servers .).uri -}}{{- end -}}
+{{- $client := dict "title" $each.title "resources" $uris "scopes" $each.scopes -}}
+{{- with $each.service_account }}{{- $_ := set $client "service_account" . -}}{{- end -}}
+{{- $_ := set $clients $name $client -}}
+{{- end -}}
+{{- if $model.auth.testClient -}}
+{{- $_ := set $clients "helm-test" (include "keystile.testClient" . | fromYaml) -}}
+{{- end -}}
+issuer: {{ $model.issuer.url | quote }}
+{{- with $clients }}
+clients:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+resources:
+  {{- toYaml $resources | nindent 2 }}
+listen: {host: 0.0.0.0, port: 3001}
+metrics: {host: 0.0.0.0, port: 9464}
+trusted_proxies: {{ toJson $root.Values.network.trusted_proxies }}
+{{- if $model.auth.identities }}
+# Who signed a service-account token: the cluster's own keys, by its discovery documents.
+kubernetes:
+  url: https://kubernetes.default.svc
+  ca_file: /var/run/secrets/kubernetes/ca.crt
+  token_file: /var/run/secrets/kubernetes/token
+{{- end }}
+{{ include "keystile.observabilitySettings" $root }}
+{{ toYaml $settings }}
+{{- end }}
+
+{{/* The client that helm test gets its token with: no more than what every request to the servers here needs. */}}
+{{- define "keystile.testClient" -}}
+{{- $uris := list -}}
+{{- $scopes := list -}}
+{{- range .model.servers -}}
+{{- if .deploy -}}
+{{- $uris = append $uris .uri -}}
+{{- $scopes = concat $scopes (.required_scopes | default (keys .scopes | sortAlpha | first | list)) -}}
+{{- end -}}
+{{- end -}}
+title: helm test
+resources: {{ toJson $uris }}
+scopes: {{ $scopes | uniq | sortAlpha | toJson }}
+service_account: {{ .root.Release.Namespace }}/{{ .root.Release.Name }}-test
+{{- end }}

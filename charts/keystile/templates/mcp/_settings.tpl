@@ -1,0 +1,22 @@
+{{/* The settings file of one MCP server. Argument: dict root, model, name (of the server). */}}
+{{- define "keystile.mcp.settings" -}}
+{{- $server := get .model.servers .name -}}
+{{- $settings := deepCopy $server.settings -}}
+{{- $introspection := dict "url" .model.auth.introspection "client_id" .name -}}
+{{- if $server.identity -}}
+{{- $_ := set $introspection "token_file" "/var/run/secrets/keystile/token" -}}
+{{- end -}}
+{{- $_ := set $settings "introspection" (merge $introspection ($settings.introspection | default dict)) -}}
+resource: {{ $server.uri | quote }}
+resource_name: {{ $server.title | quote }}
+authorization_server: {{ .model.issuer.url | quote }}
+scopes:
+  {{- toYaml $server.scopes | nindent 2 }}
+required_scopes: {{ toJson $server.required_scopes }}
+policy: {{ toJson $server.policy }}
+listen: {host: 0.0.0.0, port: 3232}
+metrics: {host: 0.0.0.0, port: 9465}
+trusted_proxies: {{ toJson .root.Values.network.trusted_proxies }}
+{{ include "keystile.observabilitySettings" .root }}
+{{ toYaml $settings }}
+{{- end }}
