@@ -2,13 +2,13 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check format audit lock wheels clean
+.PHONY: help run test chart cluster cluster-down images e2e check format audit lock wheels clean
 
 BIN := .venv/bin
 CODE := services tests scripts
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: ## start everything here (Ctrl-C stops it); ARGS="..." go to `keystile dev`
 	@scripts/venv run
@@ -17,6 +17,23 @@ run: ## start everything here (Ctrl-C stops it); ARGS="..." go to `keystile dev`
 test: ## unit, integration and security tests with coverage; ARGS="-k consent" go to pytest
 	@scripts/venv test
 	@scripts/test $(ARGS)
+
+chart: ## the chart: rendered, linted, validated, its queries and alerts tested
+	@scripts/venv test
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/chart $(ARGS)
+
+images: ## build the container images keystile-auth:dev and keystile-mcp:dev
+	@scripts/cluster images
+
+cluster: ## a kind cluster with everything in it, at https://localhost:8443 (PORT=..., CLUSTER=...); ARGS go to helm
+	@CLUSTER="$(CLUSTER)" PORT="$(PORT)" scripts/cluster up $(ARGS)
+
+cluster-down: ## delete that cluster (CLUSTER=...)
+	@CLUSTER="$(CLUSTER)" scripts/cluster down
+
+e2e: ## the tests that need a kind cluster; E2E_KEEP=1 keeps it for the next run; ARGS="-k valkey" go to pytest
+	@scripts/venv test
+	@E2E_KEEP="$(E2E_KEEP)" $(BIN)/python -m pytest tests/e2e $(ARGS)
 
 check: ## lint, types, import contracts, pins, known vulnerabilities
 	@scripts/venv check

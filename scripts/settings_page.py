@@ -163,6 +163,9 @@ mcp.resource_documentation
     A page for developers, in the resource's metadata.
 mcp.authorization_server
     The issuer of the tokens, byte for byte.
+mcp.sessions
+    Whether a client of a revision before 2026-07-28 gets a session, which lives in the process that opened it
+    (`process`), or each of its requests is served alone by any replica (`none`).
 mcp.introspection.url
     Where tokens are introspected; `/introspect` below the issuer by default. May be a cluster-internal http
     address.
@@ -217,6 +220,8 @@ common.store.connect_timeout_seconds
     How long connecting may take.
 common.store.command_timeout_seconds
     How long one command may take; it is tried once more.
+common.store.start_seconds
+    How long a start waits for a store that does not answer yet.
 common.audit.stdout
     Write audit events to standard output, one JSON line each.
 common.audit.file

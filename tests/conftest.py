@@ -17,6 +17,7 @@ from keystile_auth.store import embedded
 from tests.auth_server import AuthServer, running_auth_server
 
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_CLUSTER_PROGRAMS = ("docker", "kind", "kubectl", "helm", "openssl")
 _IN_CI = os.environ.get("CI") == "true"
 
 
@@ -30,6 +31,12 @@ def _docker_problem() -> str | None:
 
 
 @cache
+def _cluster_problem() -> str | None:
+    missing = [name for name in _CLUSTER_PROGRAMS if shutil.which(name) is None]
+    return f"no {', no '.join(missing)} on PATH" if missing else _docker_problem()
+
+
+@cache
 def _chromium() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _CHROMIUM_NAMES)), None)
 
@@ -39,6 +46,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = None
     if item.get_closest_marker("docker"):
         missing = _docker_problem()
+    elif item.get_closest_marker("cluster"):
+        missing = _cluster_problem()
     elif item.get_closest_marker("browser") and _chromium() is None:
         missing = f"no Chromium (looked for {', '.join(_CHROMIUM_NAMES)}, or set CHROMIUM)"
     if missing and _IN_CI:

@@ -3,26 +3,18 @@
 import json
 import signal
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import httpx2
 import pytest
-from mcp import Client
-from mcp.client.auth import OAuthClientProvider
-from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
-from pydantic import AnyUrl
 
+from tests.assistant import CALLBACK, Assistant
 from tests.https_files import Answer, HttpsFiles, https_files
 from tests.made_run import MadeRun, answers, free_ports, made_run, sign_in
 from tests.person import Person, forms
 
-CALLBACK = "http://127.0.0.1:49153/callback"
 ACCESS_TOKEN_SECONDS = 3
 CACHE_SECONDS = 1
 JOBS = "long_running"
@@ -46,67 +38,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, web: HttpsFiles) -> Iterator[M
         KEYSTILE_METADATA_DOCUMENTS__CA_FILE=str(web.ca_file),
     ) as running:
         yield running
-
-
-@dataclass
-class Storage:
-    """Where the SDK's client keeps what it got."""
-
-    tokens: OAuthToken | None = None
-    client: OAuthClientInformationFull | None = None
-    history: list[OAuthToken] = field(default_factory=list)
-
-    async def get_tokens(self) -> OAuthToken | None:
-        return self.tokens
-
-    async def set_tokens(self, tokens: OAuthToken) -> None:
-        self.tokens = tokens
-        self.history.append(tokens)
-
-    async def get_client_info(self) -> OAuthClientInformationFull | None:
-        return self.client
-
-    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        self.client = client_info
-
-
-@dataclass
-class Assistant:
-    """An MCP client with the SDK's own OAuth client in it, and the person who uses it."""
-
-    run: MadeRun
-    person: Person
-    storage: Storage = field(default_factory=Storage)
-    client_metadata_url: str | None = None
-    sign_ins: int = 0
-    _callback: str = ""
-
-    async def _open_browser(self, url: str) -> None:
-        self.sign_ins += 1
-        self._callback = await anyio.to_thread.run_sync(self.person.allow, url)
-
-    async def _wait_for_callback(self) -> AuthorizationCodeResult:
-        assert self._callback.startswith(CALLBACK + "?")
-        answer = {name: values[0] for name, values in parse_qs(urlsplit(self._callback).query).items()}
-        return AuthorizationCodeResult(code=answer["code"], state=answer["state"], iss=answer["iss"])
-
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[Client]:
-        provider = OAuthClientProvider(
-            server_url=self.run.resource,
-            client_metadata=OAuthClientMetadata(
-                client_name="Newcomer's assistant", redirect_uris=[AnyUrl(CALLBACK)], token_endpoint_auth_method="none"
-            ),
-            storage=self.storage,
-            redirect_handler=self._open_browser,
-            callback_handler=self._wait_for_callback,
-            client_metadata_url=self.client_metadata_url,
-        )
-        async with (
-            httpx2.AsyncClient(auth=provider, timeout=20) as http,
-            Client(streamable_http_client(self.run.resource, http_client=http)) as client,
-        ):
-            yield client
 
 
 @pytest.fixture

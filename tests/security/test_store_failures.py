@@ -215,6 +215,8 @@ def test_while_the_store_stands_still_every_endpoint_answers_503_within_two_seco
         assert server.http.get(f"{server.issuer}/.well-known/oauth-authorization-server").status_code == 200
         assert time.monotonic() - started < 1
     recovering = time.monotonic()
+    counted = {"grant_type": "refresh_token", "outcome": "error", "error": "temporarily_unavailable"}
+    assert server.metrics.registry.get_sample_value("keystile_token_requests_total", counted)
     for name, answer in answers.items():
         assert answer.status_code == 503, (name, answer.text)
         assert int(answer.headers["retry-after"]) >= 1, name

@@ -102,6 +102,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await store.wait_until_reachable(settings.store.start_seconds)
         await store.require_noeviction()
         keys, created = await load_or_create(SigningKeyStore(store), master_key, int(clock()))
         if created:

@@ -124,6 +124,8 @@ class AuditLog:
     def __init__(self, sinks: Sequence[StreamSink | FileSink], metrics: AuditMetrics) -> None:
         self._sinks = sinks
         self._metrics = metrics
+        for sink in sinks:  # there from the beginning, so that an alert sees the first failure as a rise
+            metrics.write_failures.labels(sink.name)
         self._logger = structlog.wrap_logger(self, processors=[_stamped], wrapper_class=structlog.BoundLogger)
 
     def record(

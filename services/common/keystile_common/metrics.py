@@ -6,7 +6,7 @@ carries a token, a user or anything that a client can choose freely.
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 # From a loopback look-up to a request that waits for its timeout.
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -122,7 +122,7 @@ class AuthMetrics:
             ["identity", "outcome"],
             registry=registry,
         )
-        _build_info(registry, "auth", version)
+        _process(registry, "auth", version)
 
 
 class McpMetrics:
@@ -157,10 +157,12 @@ class McpMetrics:
             registry=registry,
         )
         self.sessions = Gauge("keystile_mcp_sessions", "Open MCP sessions in this process.", registry=registry)
-        _build_info(registry, "mcp", version)
+        _process(registry, "mcp", version)
 
 
-def _build_info(registry: CollectorRegistry, component: str, version: str) -> None:
+def _process(registry: CollectorRegistry, component: str, version: str) -> None:
+    """What every process tells of itself: memory, CPU time, open files (on Linux), and what it is."""
+    ProcessCollector(registry=registry)
     Gauge(
         "keystile_build_info",
         "Always 1; its labels say what runs.",

@@ -1,10 +1,12 @@
 """The connection to Valkey or Redis: timeouts, retries, one error type, one histogram."""
 
+import asyncio
 import ssl
 import time
 from types import TracebackType
 from typing import Any, Self
 
+import structlog
 from opentelemetry.trace import Span, SpanKind, Tracer
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -15,6 +17,9 @@ from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
 
 _POOL_WAIT_SECONDS = 0.5
+_START_INTERVAL_SECONDS = 1.0
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class StoreUnavailableError(Exception):
@@ -42,6 +47,24 @@ class Store:
     def operation(self, name: str) -> "Operation":
         """Name what is done inside the `with` block, from a closed set such as `grant.redeem`."""
         return Operation(name, self._metrics, self._tracer)
+
+    async def wait_until_reachable(self, seconds: float) -> None:
+        """Wait for a store that is being started, too.
+
+        Raises:
+            StoreUnavailableError: it did not answer within `seconds`.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                await self.ping()
+            except StoreUnavailableError as problem:
+                if time.monotonic() + _START_INTERVAL_SECONDS > deadline:
+                    raise
+                _log.info("waiting for the store", problem=str(problem))
+                await asyncio.sleep(_START_INTERVAL_SECONDS)
+            else:
+                return
 
     async def require_noeviction(self) -> None:
         """Refuse a store that may drop what it holds: a dropped tombstone would let a code be used twice.

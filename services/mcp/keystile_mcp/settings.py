@@ -1,7 +1,7 @@
 """The settings of the MCP resource server."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, model_validator
@@ -111,6 +111,9 @@ class McpSettings(Section):
     required_scopes: list[DeclaredScope] = Field(default=["mcp:basic"], validate_default=True)
     policy: dict[str, list[DeclaredScope]] = Field(default={"long_running": ["mcp:jobs"]}, validate_default=True)
     allowed_origins: list[Origin] = []
+    # Sessions of revisions before 2026-07-28 live in the process that opened them. With several replicas there can be
+    # none: then each request is served alone, and what a server would say outside of a call is not delivered.
+    sessions: Literal["process", "none"] = "process"
     listen: McpListen = McpListen()
     metrics: MetricsListen = MetricsListen()
     trusted_proxies: list[Network] = []

@@ -49,6 +49,7 @@ def session_manager(server: MCPServer, settings: McpSettings, metrics: McpMetric
             allowed_hosts=allowed_hosts(settings), allowed_origins=allowed_origins(settings)
         ),
         max_request_body_size=MAX_BODY_BYTES,
+        stateless=settings.sessions == "none",
     )
     # The SDK has no public count of its sessions.
     metrics.sessions.set_function(lambda: len(manager._server_instances))

@@ -3,7 +3,15 @@
 import pytest
 from mcp.client.client import ConnectMode
 
-from tests.integration.mcp.resource_server import MODERN, ResourceServer, modern_headers, open_session, tool_call
+from tests.integration.mcp.resource_server import (
+    MODERN,
+    ResourceServer,
+    ScriptedAuthorizationServer,
+    modern_headers,
+    open_session,
+    resource_server,
+    tool_call,
+)
 
 WIRES: list[ConnectMode] = [MODERN, "legacy", "auto"]
 
@@ -81,3 +89,20 @@ async def test_the_endpoint_answers_with_a_slash_at_its_end_too(server: Resource
     response = await server.http.post(server.url + "/", json={})
     assert response.status_code == 401
     assert "location" not in response.headers
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_without_sessions_each_request_is_served_alone_whatever_the_wire(
+    scripted: ScriptedAuthorizationServer, wire: ConnectMode
+) -> None:
+    async with resource_server(scripted, sessions="none") as server:
+        async with server.client(scripted.issue(), wire) as client:
+            assert (await client.call_tool("echo", {"text": "hello"})).structured_content == {"result": "hello"}
+            seen: list[float] = []
+
+            async def note(progress: float, total: float | None, message: str | None) -> None:
+                seen.append(progress)
+
+            await client.call_tool("long_running", {"seconds": 0.05, "steps": 3}, progress_callback=note)
+        assert seen == [1, 2, 3]
+        assert server.metric("keystile_mcp_sessions") == 0

@@ -61,7 +61,8 @@ def test_a_resource_is_https_with_a_path_and_no_slash_at_its_end(value: str) -> 
 
 def test_a_policy_that_names_an_unknown_scope_is_refused_by_its_path() -> None:
     assert refusal(POLICY="{long_running: [mcp:basic, mcp:job]}") == (
-        "policy.long_running.1 (the variable KEYSTILE_POLICY): mcp:job is not among scopes; they are mcp:basic, mcp:jobs"
+        "policy.long_running.1 (the variable KEYSTILE_POLICY): mcp:job is not among scopes; "
+        "they are mcp:basic, mcp:jobs"
     )
 
 

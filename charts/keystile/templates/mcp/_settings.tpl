@@ -7,6 +7,11 @@
 {{- $_ := set $introspection "token_file" "/var/run/secrets/keystile/token" -}}
 {{- end -}}
 {{- $_ := set $settings "introspection" (merge $introspection ($settings.introspection | default dict)) -}}
+{{- if not $settings.sessions -}}
+{{- /* A session lives in one pod, and nothing sends its requests there: with several pods there can be none. */ -}}
+{{- $one := and (eq (int $server.replicas) 1) (not $server.autoscaling.enabled) -}}
+{{- $_ := set $settings "sessions" (ternary "process" "none" $one) -}}
+{{- end -}}
 resource: {{ $server.uri | quote }}
 resource_name: {{ $server.title | quote }}
 authorization_server: {{ .model.issuer.url | quote }}

@@ -18,6 +18,7 @@ from keystile_auth.grants.refresh_token import RefreshRequest, RefreshTokenGrant
 from keystile_auth.grants.token_response import TokenResponse
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
+from keystile_common.store import StoreUnavailableError
 
 GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
 _EVENTS = {
@@ -64,6 +65,9 @@ class TokenEndpoint:
         except OAuthError as problem:
             self._metrics.token_requests.labels(grant_type, "error", problem.code).inc()
             self._record_failure(problem, Actor(client_id=client_id, ip=ip), grant_type)
+            raise
+        except StoreUnavailableError:
+            self._metrics.token_requests.labels(grant_type, "error", "temporarily_unavailable").inc()
             raise
         finally:
             self._metrics.token_request_duration.labels(grant_type).observe(time.perf_counter() - started)
