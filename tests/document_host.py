@@ -30,16 +30,24 @@ class Answer:
 
 @dataclass
 class DocumentHost:
-    """The host: `ca_file` is what must be trusted to reach it, `fetches` counts requests by path."""
+    """The host: `ca_file` is what must be trusted to reach it, `fetches` counts requests by path.
+
+    `connections` counts those that came, whether a request followed or not.
+    """
 
     origin: str
     ca_file: Path
     answers: dict[str, Answer] = field(default_factory=dict)
     fetches: Counter[str] = field(default_factory=Counter)
+    connections: int = 0
 
     def url(self, name: str = "client.json") -> str:
         """An address here that nothing else uses."""
         return f"{self.origin}/{secrets.token_hex(8)}/{name}"
+
+    def at(self, path: str) -> str:
+        """The address of a path here."""
+        return self.origin + path
 
     def serve(self, url: str, content: Any, status: int = 200, **headers: str) -> str:
         """Answer `content` (bytes as they are, all else as JSON) at `url`, which is answered."""
@@ -84,6 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    host: DocumentHost
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 (socketserver's signature)
+        self.host.connections += 1
+        return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A caller that hangs up in the middle, as it may on a body too long, is no error of a test."""
@@ -103,6 +116,7 @@ def running_document_host(folder: Path) -> Iterator[DocumentHost]:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         host = DocumentHost(f"https://localhost:{server.server_address[1]}", ca_file)
         handler.host = host  # type: ignore[attr-defined]
+        server.host = host
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:

@@ -1,17 +1,17 @@
 """What a newcomer does: `make run`, then a stock MCP client that signs in, calls tools, refreshes, is revoked."""
 
-import json
 import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
 import httpx2
 import pytest
 
 from tests.assistant import CALLBACK, Assistant
-from tests.https_files import Answer, HttpsFiles, https_files
+from tests.document_host import DocumentHost, running_document_host
 from tests.made_run import MadeRun, answers, free_ports, made_run, sign_in
 from tests.person import Person, forms
 
@@ -21,14 +21,14 @@ JOBS = "long_running"
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsFiles]:
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DocumentHost]:
     """Where a client's metadata document is."""
-    with https_files(tmp_path_factory.mktemp("web")) as server:
+    with running_document_host(tmp_path_factory.mktemp("web")) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, web: HttpsFiles) -> Iterator[MadeRun]:
+def run(tmp_path_factory: pytest.TempPathFactory, web: DocumentHost) -> Iterator[MadeRun]:
     """`make run`, with lifetimes short enough to see tokens expire."""
     with made_run(
         tmp_path_factory.mktemp("run") / "data",
@@ -49,19 +49,16 @@ def person(run: MadeRun) -> Iterator[Person]:
 
 
 @pytest.fixture(params=["registration", "metadata document"])
-def assistant(request: pytest.FixtureRequest, run: MadeRun, person: Person, web: HttpsFiles) -> Assistant:
+def assistant(request: pytest.FixtureRequest, run: MadeRun, person: Person, web: DocumentHost) -> Assistant:
     """A client that registers (RFC 7591), and one whose id is the URL of its metadata document."""
     if request.param == "registration":
         return Assistant(run, person)
-    url = f"{web.url}/client.json"
-    document = {
-        "client_id": url,
-        "client_name": "Newcomer's assistant",
-        "redirect_uris": [CALLBACK],
-        "grant_types": ["authorization_code", "refresh_token"],
-        "token_endpoint_auth_method": "none",
-    }
-    web.files["/client.json"] = Answer(json.dumps(document).encode(), headers={"Content-Type": "application/json"})
+    url = web.client(
+        client_name="Newcomer's assistant",
+        redirect_uris=[CALLBACK],
+        grant_types=["authorization_code", "refresh_token"],
+        token_endpoint_auth_method="none",
+    )
     return Assistant(run, person, client_metadata_url=url)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.auth_server import AuthServer
+from tests.document_host import DocumentHost, running_document_host
 from tests.person import Person
-from tests.security.https_origin import HttpsOrigin, https_origin
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def person(auth_server: AuthServer) -> Person:
 
 
 @pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsOrigin]:
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DocumentHost]:
     """A web server of a stranger's."""
-    with https_origin(tmp_path_factory.mktemp("origin")) as running:
+    with running_document_host(tmp_path_factory.mktemp("origin")) as running:
         yield running

@@ -10,8 +10,8 @@ import pytest
 
 from keystile_common.outbound import OutboundError, PublicFetcher
 from tests.auth_server import CALLBACK, AuthServer, Pkce, running_auth_server
+from tests.document_host import DocumentHost
 from tests.security.client_keys import ClientKeys, authenticate
-from tests.security.https_origin import HttpsOrigin, Page
 
 LOOPBACK_SPELLINGS = [
     "127.0.0.1",
@@ -90,7 +90,7 @@ def strict_server(store_url: str) -> Iterator[AuthServer]:
 
 
 @pytest.fixture(scope="module")
-def trusting_server(store_url: str, origin: HttpsOrigin) -> Iterator[AuthServer]:
+def trusting_server(store_url: str, origin: DocumentHost) -> Iterator[AuthServer]:
     """As in development: loopback is let through, so that the stranger's web server can be reached."""
     documents = {"allow_loopback": True, "ca_file": str(origin.ca_file), "fetches_per_minute_and_address": 100_000}
     with running_auth_server(store_url, metadata_documents=documents) as server:
@@ -171,38 +171,39 @@ def test_no_uri_of_a_registration_is_fetched(strict_server: AuthServer, field: s
 
 
 def test_cve_2026_4366_a_redirect_of_a_metadata_document_is_not_followed(
-    trusting_server: AuthServer, origin: HttpsOrigin
+    trusting_server: AuthServer, origin: DocumentHost
 ) -> None:
     with canary() as (port, visits):
-        origin.pages["/moved.json"] = Page(b"", 302, {"Location": f"http://127.0.0.1:{port}/client.json"})
-        origin.pages["/moved-within.json"] = Page(b"", 301, {"Location": origin.serve_client("/target.json")})
+        target = origin.client()
+        origin.serve(origin.at("/moved.json"), b"", 302, Location=f"http://127.0.0.1:{port}/client.json")
+        origin.serve(origin.at("/moved-within.json"), b"", 301, Location=target)
         for path in ("/moved.json", "/moved-within.json"):
-            assert authorize(trusting_server, origin.url(path)).status_code == 400
+            assert authorize(trusting_server, origin.at(path)).status_code == 400
         assert visits == []
-        assert "/target.json" not in origin.requests
+        assert origin.fetched(target) == 0
 
 
 def test_cve_2026_4366_a_redirect_of_a_jwks_uri_is_not_followed(
-    trusting_server: AuthServer, origin: HttpsOrigin
+    trusting_server: AuthServer, origin: DocumentHost
 ) -> None:
     keys = ClientKeys()
-    origin.serve("/real-keys", keys.key_set)
-    origin.pages["/moved-keys"] = Page(b"", 307, {"Location": origin.url("/real-keys")})
-    client = trusting_server.register(token_endpoint_auth_method="private_key_jwt", jwks_uri=origin.url("/moved-keys"))
+    origin.serve(origin.at("/real-keys"), keys.key_set)
+    origin.serve(origin.at("/moved-keys"), b"", 307, Location=origin.at("/real-keys"))
+    client = trusting_server.register(token_endpoint_auth_method="private_key_jwt", jwks_uri=origin.at("/moved-keys"))
     assertion = keys.assertion(client.id, trusting_server.issuer)
     assert authenticate(trusting_server, client.id, assertion).status_code == 401
-    assert "/real-keys" not in origin.requests
+    assert origin.fetched(origin.at("/real-keys")) == 0
 
 
 def test_a_metadata_document_of_more_than_5_kib_is_refused_however_long_it_says_it_is(
-    trusting_server: AuthServer, origin: HttpsOrigin
+    trusting_server: AuthServer, origin: DocumentHost
 ) -> None:
-    url = origin.serve_client("/large.json", client_name="x" * 100, padding="y" * 5 * 1024)
+    url = origin.client(client_name="x" * 100, padding="y" * 5 * 1024)
     assert authorize(trusting_server, url).status_code == 400
 
 
 def test_what_is_cached_as_a_key_set_is_never_read_as_a_client(
-    trusting_server: AuthServer, origin: HttpsOrigin
+    trusting_server: AuthServer, origin: DocumentHost
 ) -> None:
     """Whoever may put any JSON into the cache of key sets could otherwise write clients of their own."""
     victim = trusting_server.register(client_name="Victim")
@@ -212,11 +213,11 @@ def test_what_is_cached_as_a_key_set_is_never_read_as_a_client(
         "jwks": None, "jwks_uri": None, "scopes": ["mcp:basic"], "resources": None, "secret_hash": None,
         "registration_token_hash": None, "issued": 0, "keys": [],
     }  # fmt: skip
-    url = origin.serve("/forged.json", forged)
+    url = origin.serve(origin.at("/forged.json"), forged)
     client = trusting_server.register(token_endpoint_auth_method="private_key_jwt", jwks_uri=url)
     assertion = ClientKeys().assertion(client.id, trusting_server.issuer)
     assert authenticate(trusting_server, client.id, assertion).status_code == 401
-    assert "/forged.json" in origin.requests
+    assert origin.fetched(url) > 0
     answer = trusting_server.http.get(
         trusting_server.authorization_url(url, Pkce(), redirect_uri="javascript:alert(1)")
     )
@@ -225,18 +226,16 @@ def test_what_is_cached_as_a_key_set_is_never_read_as_a_client(
 
 
 def test_a_client_whose_keys_cannot_be_had_does_not_make_us_ask_for_them_without_end(
-    trusting_server: AuthServer, origin: HttpsOrigin
+    trusting_server: AuthServer, origin: DocumentHost
 ) -> None:
-    client = trusting_server.register(
-        token_endpoint_auth_method="private_key_jwt", jwks_uri=origin.url("/no-keys-here")
-    )
+    client = trusting_server.register(token_endpoint_auth_method="private_key_jwt", jwks_uri=origin.at("/no-keys-here"))
     for _ in range(40):
         assertion = ClientKeys().assertion(client.id, trusting_server.issuer)
         assert authenticate(trusting_server, client.id, assertion).status_code == 401
-    assert origin.requests.count("/no-keys-here") <= 11
+    assert origin.fetched(origin.at("/no-keys-here")) <= 11
 
 
-async def fetch(url: str, *, allow_loopback: bool = False, origin: HttpsOrigin | None = None) -> bytes:
+async def fetch(url: str, *, allow_loopback: bool = False, origin: DocumentHost | None = None) -> bytes:
     ca_file = origin.ca_file if origin else None
     async with PublicFetcher(allow_loopback=allow_loopback, timeout_seconds=2, ca_file=ca_file) as fetcher:
         return (await fetcher.get(url, max_bytes=1024)).body
@@ -276,16 +275,16 @@ async def test_a_name_that_resolves_to_any_internal_address_is_refused(resolver:
 
 
 async def test_the_connection_goes_to_the_address_that_was_checked_though_the_name_changes_its_answer(
-    resolver: Answers, origin: HttpsOrigin
+    resolver: Answers, origin: DocumentHost
 ) -> None:
     """DNS rebinding: were the name looked up again for the connection, it would lead to 0.0.0.0."""
-    origin.pages["/x"] = Page(b"{}")
+    origin.serve(origin.at("/x"), b"{}")
     asked = resolver([["127.0.0.1"], ["0.0.0.0"]])
-    assert await fetch(origin.url("/x", "localhost"), allow_loopback=True, origin=origin) == b"{}"
+    assert await fetch(origin.at("/x"), allow_loopback=True, origin=origin) == b"{}"
     assert asked == ["localhost"]
     before = origin.connections
     with pytest.raises(OutboundError, match="not public"):
-        await fetch(origin.url("/x", "localhost"), allow_loopback=True, origin=origin)
+        await fetch(origin.at("/x"), allow_loopback=True, origin=origin)
     assert origin.connections == before
 
 
