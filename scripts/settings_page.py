@@ -145,6 +145,8 @@ auth.metadata_documents.timeout_seconds
     How long one fetch may take.
 auth.metadata_documents.max_cache_seconds
     The longest a document is kept, whatever its HTTP headers say.
+auth.metadata_documents.kept_seconds
+    For how long a document that is no longer fresh still counts while its host is away.
 auth.metadata_documents.fetches_per_minute_and_address
     Documents that one network address may make us fetch in a minute.
 auth.sign_in.always_ask_native_clients

@@ -153,7 +153,13 @@ def _endpoints(
         lifetime_seconds=settings.sessions.lifetime_seconds,
     )
     schemes = settings.registration.private_use_schemes
-    documents = MetadataDocuments(clients, fetcher, schemes, settings.metadata_documents.max_cache_seconds)
+    documents = MetadataDocuments(
+        clients,
+        fetcher,
+        schemes,
+        settings.metadata_documents.max_cache_seconds,
+        settings.metadata_documents.kept_seconds,
+    )
     directory = ClientDirectory(
         clients,
         documents if settings.metadata_documents.enabled else None,

@@ -128,6 +128,7 @@ class MetadataDocumentSettings(Section):
     ca_file: Path | None = None
     timeout_seconds: float = Field(default=3, gt=0, le=10)
     max_cache_seconds: int = Field(default=86400, ge=0)
+    kept_seconds: int = Field(default=86400, ge=0)
     fetches_per_minute_and_address: int = Field(default=60, ge=1)
 
 

@@ -28,6 +28,10 @@ class OutboundError(Exception):
     """A document could not be had; `str()` is a sentence that may be shown to whoever named its URL."""
 
 
+class OutboundUnavailableError(OutboundError):
+    """The host is away or in trouble: what was had from it before may still be true."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """What was fetched: the body, and the headers that say how long it may be kept (names in lower case)."""
@@ -118,7 +122,8 @@ class PublicFetcher:
             max_bytes: the most the body may have.
 
         Raises:
-            OutboundError: not https, not public, redirected, not 200, too large, too slow or not reachable.
+            OutboundUnavailableError: not reachable, too slow, or answering 5xx.
+            OutboundError: not https, not public, redirected, not 200, or too large.
         """
         # IDNA turns some characters into digits and full stops: a check of one spelling would say nothing of the other.
         if not url.isascii():
@@ -133,21 +138,18 @@ class PublicFetcher:
             async with self._session.get(
                 url, allow_redirects=False, headers={"Accept": "application/json"}
             ) as response:
-                if response.status != HTTPStatus.OK:
-                    raise OutboundError(f"{parts.hostname} answered {response.status}; it must be 200, no redirect")
-                body = await response.content.read(max_bytes + 1)
-                while len(body) <= max_bytes and not response.content.at_eof():
-                    body += await response.content.read(max_bytes + 1 - len(body))
+                _require_ok(response, parts.hostname)
+                body = await _read(response, max_bytes + 1)
                 # A header that came several times is one list (RFC 9110 section 5.2).
                 headers = {
                     name.lower(): ", ".join(response.headers.getall(name)) for name in dict.fromkeys(response.headers)
                 }
         except TimeoutError:
-            raise OutboundError(f"{parts.hostname} did not answer in time") from None
+            raise OutboundUnavailableError(f"{parts.hostname} did not answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as problem:
             if isinstance(problem.__cause__, OutboundError):
                 raise problem.__cause__ from None
-            raise OutboundError(f"{parts.hostname} could not be reached") from None
+            raise OutboundUnavailableError(f"{parts.hostname} could not be reached") from None
         if len(body) > max_bytes:
             raise OutboundError(f"the document at {parts.hostname} is larger than {max_bytes} bytes")
         return Document(body, headers)
@@ -170,3 +172,17 @@ class PublicFetcher:
             return
         if not is_public_address(host, allow_loopback=self._allow_loopback):
             raise OutboundError("the URL's address is not public")
+
+
+def _require_ok(response: aiohttp.ClientResponse, host: str) -> None:
+    if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise OutboundUnavailableError(f"{host} answered {response.status}")
+    if response.status != HTTPStatus.OK:
+        raise OutboundError(f"{host} answered {response.status}; it must be 200, no redirect")
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    body = b""
+    while len(body) < most and not response.content.at_eof():
+        body += await response.content.read(most - len(body))
+    return body

@@ -338,3 +338,39 @@ def test_an_unknown_document_at_the_token_endpoint_is_an_invalid_client(
 ) -> None:
     answer = auth_server.refresh(document_host.url(), "junk")
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_while_its_host_is_in_trouble_a_client_goes_on_with_the_document_it_had(
+    auth_server: AuthServer, document_host: DocumentHost, person: Person, status: int
+) -> None:
+    client_id = document_host.client(
+        {"Cache-Control": "max-age=1"}, grant_types=["authorization_code", "refresh_token"]
+    )
+    tokens = auth_server.tokens(client_id, person)
+    document_host.serve(client_id, b"", status)
+    time.sleep(1.1)
+    refreshed = auth_server.refresh(client_id, tokens["refresh_token"])
+    assert refreshed.status_code == 200, refreshed.text
+    assert document_host.fetched(client_id) >= 2
+
+
+def test_a_client_whose_document_was_taken_down_is_refused_once_it_is_no_longer_fresh(
+    auth_server: AuthServer, document_host: DocumentHost, person: Person
+) -> None:
+    client_id = document_host.client(
+        {"Cache-Control": "max-age=1"}, grant_types=["authorization_code", "refresh_token"]
+    )
+    tokens = auth_server.tokens(client_id, person)
+    document_host.serve(client_id, b"", 404)
+    time.sleep(1.1)
+    assert auth_server.refresh(client_id, tokens["refresh_token"]).json()["error"] == "invalid_client"
+
+
+def test_a_document_that_must_not_be_stored_is_not_kept_for_when_its_host_is_away(
+    auth_server: AuthServer, document_host: DocumentHost, person: Person
+) -> None:
+    client_id = document_host.client({"Cache-Control": "no-store"}, grant_types=["authorization_code", "refresh_token"])
+    tokens = auth_server.tokens(client_id, person)
+    document_host.serve(client_id, b"", 503)
+    assert auth_server.refresh(client_id, tokens["refresh_token"]).json()["error"] == "invalid_client"

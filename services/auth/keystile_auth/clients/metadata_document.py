@@ -14,7 +14,7 @@ from keystile_auth.clients import metadata, redirect_uri
 from keystile_auth.clients.client import Client, Source
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.clients import ClientStore
-from keystile_common.outbound import Document, OutboundError, PublicFetcher
+from keystile_common.outbound import Document, OutboundError, OutboundUnavailableError, PublicFetcher
 
 MAX_BYTES = 5 * 1024
 MAX_URL_CHARACTERS = 1024
@@ -43,11 +43,13 @@ class MetadataDocuments:
         fetcher: PublicFetcher,
         private_use_schemes: list[str],
         max_cache_seconds: int,
+        kept_seconds: int,
     ) -> None:
         self._store = store
         self._fetcher = fetcher
         self._schemes = private_use_schemes
         self._max_cache = max_cache_seconds
+        self._kept = kept_seconds
 
     async def cached(self, url: str) -> Client | None:
         """The client of a document that is still fresh, or None."""
@@ -55,7 +57,7 @@ class MetadataDocuments:
         return Client.from_json(document) if document else None
 
     async def fetch(self, url: str) -> Client:
-        """Fetch and check the document at `url`.
+        """Fetch and check the document at `url`; while its host is away, the one it had before goes on.
 
         Raises:
             OAuthError: `invalid_client`, with a sentence for the client's developer: the URL, the answer or
@@ -66,11 +68,14 @@ class MetadataDocuments:
         try:
             document = await self._fetcher.get(url, max_bytes=MAX_BYTES)
         except OutboundError as problem:
+            kept = await self._store.kept_document(url) if isinstance(problem, OutboundUnavailableError) else None
+            if kept is not None:
+                return Client.from_json(kept)
             raise OAuthError("invalid_client", f"the metadata document could not be had: {problem}") from None
         client = self._client(url, document.body)
         seconds = _cache_seconds(document, self._max_cache)
         if seconds > 0:
-            await self._store.cache_document(url, client.to_json(), seconds)
+            await self._store.cache_document(url, client.to_json(), seconds, self._kept)
         return client
 
     def _client(self, url: str, body: bytes) -> Client:

@@ -8,6 +8,7 @@ Keys (prefix `ks:`), with the part in braces that Redis Cluster hashes:
 | `ks:{grant}:a:SHA256` | an access token: expiry, audience, ready introspection answer |
 | `ks:client:ID` | a registered client; `ks:clients` lists those of the operator |
 | `ks:document:SHA256` | a cached Client ID Metadata Document |
+| `ks:kept-document:SHA256` | the same for longer, for when its host is away |
 | `ks:keys:SHA256` | a cached key set of a client |
 | `ks:user:SUB`, `ks:username:NAME` | a user, and the way to it |
 | `ks:consents:SUB` | what a user has consented to |

@@ -59,10 +59,18 @@ class ClientStore:
             document: str | None = await self._store.redis.get(_document_key(url))
         return document
 
-    async def cache_document(self, url: str, document: str, seconds: int) -> None:
-        """Keep a fetched metadata document for `seconds`."""
+    async def cache_document(self, url: str, document: str, seconds: int, kept_seconds: int) -> None:
+        """Keep a fetched metadata document: fresh for `seconds`, for `kept_seconds` in case its host goes away."""
         with self._store.operation("document.put"):
             await self._store.redis.set(_document_key(url), document, ex=seconds)
+            if kept_seconds > seconds:
+                await self._store.redis.set(_kept_document_key(url), document, ex=kept_seconds)
+
+    async def kept_document(self, url: str) -> str | None:
+        """A metadata document fetched before, fresh or not, or None."""
+        with self._store.operation("document.find"):
+            document: str | None = await self._store.redis.get(_kept_document_key(url))
+        return document
 
     async def cached_keys(self, uri: str) -> str | None:
         """A key set fetched before and still fresh, or None."""
@@ -82,6 +90,10 @@ def _key(client_id: str) -> str:
 
 def _document_key(url: str) -> str:
     return f"ks:document:{hashlib.sha256(url.encode()).hexdigest()}"
+
+
+def _kept_document_key(url: str) -> str:
+    return f"ks:kept-document:{hashlib.sha256(url.encode()).hexdigest()}"
 
 
 def _keys_key(uri: str) -> str:
