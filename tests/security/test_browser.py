@@ -208,7 +208,7 @@ def test_the_authorization_endpoint_and_the_pages_answer_no_other_origin(auth_se
             assert "access-control-allow-origin" not in answer.headers
 
 
-SCRIPTS = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}", "'--><svg/onload=alert(1)>"]
+SCRIPTS = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{1337*1337}}", "'--><svg/onload=alert(1)>"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -224,8 +224,8 @@ def test_a_clients_name_is_text_on_every_page(auth_server: AuthServer, script: s
     pages.append(person.get(f"{auth_server.issuer}/account"))
     for each in pages:
         assert each.status_code == 200
-        assert script not in each.text or script == "{{7*7}}"
-        assert "49" not in each.text or script != "{{7*7}}" or "{{7*7}}" in each.text
+        assert script not in each.text or script == "{{1337*1337}}"
+        assert "1787569" not in each.text
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

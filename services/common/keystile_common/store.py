@@ -16,7 +16,8 @@ from redis.backoff import ConstantBackoff
 from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
 
-_POOL_WAIT_SECONDS = 0.5
+# In a burst a request waits its turn; with both tries of a command this stays under two seconds.
+_POOL_WAIT_SECONDS = 1.0
 _START_INTERVAL_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)
