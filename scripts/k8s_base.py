@@ -49,7 +49,17 @@ def render(values: Path, namespace: str) -> dict[str, str]:
     helm = shutil.which("helm")
     if helm is None:
         raise SystemExit("scripts/k8s_base.py: helm is not on PATH")
-    command = [helm, "template", "keystile", CHART, "--namespace", namespace, "--values", values, "--skip-tests"]
+    command: list[str | Path] = [
+        helm,
+        "template",
+        "keystile",
+        CHART,
+        "--namespace",
+        namespace,
+        "--values",
+        values,
+        "--skip-tests",
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise SystemExit(answer.stderr.strip())
