@@ -12,14 +12,16 @@ valkey.conf: |
   maxmemory-policy noeviction
 start.sh: |
   # The password reaches the server as a hash on its standard input: not in a ConfigMap, not on a command line.
-  hash=$(tr -d '\r\n' < /var/run/secrets/valkey/password | sha256sum | cut -d ' ' -f 1)
+  # Kept for the probes as it is now: a Secret that is changed shows in the mounted file before the server has it.
+  (umask 077 && tr -d '\r\n' < /var/run/secrets/valkey/password > /tmp/password)
+  hash=$(sha256sum < /tmp/password | cut -d ' ' -f 1)
   exec valkey-server - <<SETTINGS
   $(cat /etc/valkey/valkey.conf)
   user default on sanitize-payload resetpass #$hash ~* &* +@all
   SETTINGS
 ping.sh: |
   # The password stays in this process's environment; an argument would be seen by the whole node.
-  REDISCLI_AUTH=$(tr -d '\r\n' < /var/run/secrets/valkey/password) && export REDISCLI_AUTH
+  REDISCLI_AUTH=$(cat /tmp/password) && export REDISCLI_AUTH
   answer=$(valkey-cli -h 127.0.0.1 ping 2>&1)
   case "$1 $answer" in
     *" PONG") ;;

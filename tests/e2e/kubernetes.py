@@ -1,0 +1,173 @@
+"""The cluster as kubectl and helm show it."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+NAMESPACE = "keystile"
+_POLL_SECONDS = 0.2
+
+
+def eventually(what: str, holds: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until `holds` answers something true, and answer that."""
+    deadline = time.monotonic() + seconds
+    while not (seen := holds()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(_POLL_SECONDS)
+    return seen
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """A cluster, by its kubeconfig."""
+
+    kubeconfig: Path
+    node: str
+
+    def run(self, *command: str, given: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run kubectl, helm or docker to its end; it has to succeed unless `check` is off."""
+        answer = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert answer.returncode == 0 or not check, f"{' '.join(command)}: {answer.stdout}{answer.stderr}"
+        return answer
+
+    def kubectl(self, *arguments: str, given: str | None = None, namespace: str = NAMESPACE) -> str:
+        """What kubectl prints."""
+        return self.run("kubectl", "--namespace", namespace, *arguments, given=given).stdout
+
+    def objects(self, kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+        """Objects of a kind, chosen by labels."""
+        answer = self.kubectl("get", kind, "--selector", selector, "--output", "json", namespace=namespace)
+        return list(json.loads(answer)["items"])
+
+    def pods(self, component: str) -> list[str]:
+        """Names of the pods of a component that serve requests: auth, mcp, valkey."""
+        selector = f"app.kubernetes.io/component={component}"
+        return [
+            each["metadata"]["name"]
+            for each in self.objects("pods", selector)
+            if "deletionTimestamp" not in each["metadata"] and _is_ready(each)
+        ]
+
+    def restarts(self, component: str) -> dict[str, int]:
+        """Pod to how often its containers were started again."""
+        pods = self.objects("pods", f"app.kubernetes.io/component={component}")
+        return {
+            each["metadata"]["name"]: sum(status["restartCount"] for status in each["status"]["containerStatuses"])
+            for each in pods
+        }
+
+    def roll_out(self, *workloads: str) -> None:
+        """Restart workloads, one pod after the other, and wait for the last."""
+        self.kubectl("rollout", "restart", *workloads)
+        self.wait_for_rollout(*workloads)
+
+    def wait_for_rollout(self, *workloads: str) -> None:
+        """Wait until every pod is of the newest revision, and the others are gone."""
+        for each in workloads:
+            self.kubectl("rollout", "status", each, "--timeout=180s")
+        eventually("pods of old revisions are gone", lambda: not self._leaving_pods(), 120)
+
+    def _leaving_pods(self) -> list[str]:
+        return [
+            each["metadata"]["name"]
+            for each in self.objects("pods", "app.kubernetes.io/instance=keystile")
+            if "deletionTimestamp" in each["metadata"]
+        ]
+
+    @contextmanager
+    def port_forward(self, pod: str, port: int, namespace: str = NAMESPACE) -> Iterator[int]:
+        """A loopback port that leads to one pod while the block runs."""
+        command = ["kubectl", "--namespace", namespace, "port-forward", f"pod/{pod}", f":{port}"]
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout is not None
+            try:
+                found = re.search(r"127\.0\.0\.1:(\d+) ->", process.stdout.readline())
+                assert found, f"no way to {pod}"
+                yield int(found[1])
+            finally:
+                process.terminate()
+
+    def run_pod(self, name: str, program: str, labels: dict[str, str] | None = None, namespace: str = NAMESPACE) -> str:
+        """Run a Python program in a pod with these labels, to its end; answers what it printed."""
+        pod = _restricted_pod(name, program, labels or {})
+        self.kubectl("delete", "pod", name, "--ignore-not-found", "--wait", "--grace-period=1", namespace=namespace)
+        self.kubectl("apply", "--filename", "-", given=json.dumps(pod), namespace=namespace)
+        try:
+            eventually(f"pod {name} has ended", lambda: self._phase(name, namespace) in {"Succeeded", "Failed"})
+            return self.kubectl("logs", name, namespace=namespace)
+        finally:
+            self.kubectl("delete", "pod", name, "--wait=false", "--grace-period=1", namespace=namespace)
+
+    def _phase(self, pod: str, namespace: str) -> str:
+        return self.kubectl("get", "pod", pod, "--output", "jsonpath={.status.phase}", namespace=namespace)
+
+    def keep_logs(self, folder: Path) -> None:
+        """Write the logs of all pods, before and after a restart, and what the cluster says of itself."""
+        folder.mkdir(parents=True, exist_ok=True)
+        everything = self.run("kubectl", "get", "pods", "--all-namespaces", "--output", "wide", check=False)
+        events = self.run("kubectl", "get", "events", "--all-namespaces", "--sort-by=.lastTimestamp", check=False)
+        (folder / "pods.txt").write_text(everything.stdout)
+        (folder / "events.txt").write_text(events.stdout)
+        for namespace in (NAMESPACE, "traefik"):
+            for pod in self.objects("pods", namespace=namespace):
+                self._keep_log(folder, namespace, pod["metadata"]["name"])
+
+    def _keep_log(self, folder: Path, namespace: str, pod: str) -> None:
+        command = ("kubectl", "--namespace", namespace, "logs", pod, "--all-containers", "--timestamps")
+        (folder / f"{namespace}-{pod}.log").write_text(self.run(*command, check=False).stdout)
+        before = self.run(*command, "--previous", check=False)
+        if before.returncode == 0:
+            (folder / f"{namespace}-{pod}.previous.log").write_text(before.stdout)
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _restricted_pod(name: str, program: str, labels: dict[str, str]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "stray",
+                    "image": "keystile-mcp:dev",
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["python3", "-c", program],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        },
+    }

@@ -1,0 +1,155 @@
+"""The release under test, as it is seen from outside: https, by way of the ingress controller."""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import httpx2
+
+from tests.auth_server import Pkce
+from tests.e2e.kubernetes import Kubernetes
+from tests.person import Person
+
+CALLBACK = "http://127.0.0.1:49155/callback"
+REVISION = "2026-07-28"
+ACCESS_TOKEN_SECONDS = 10
+CACHE_SECONDS = 2
+"""`tokens.access_token_seconds` and `introspection.cache_seconds` in values.yaml."""
+
+
+@dataclass
+class SignedIn:
+    """What a client has once somebody let it in."""
+
+    client_id: str
+    access_token: str
+    refresh_token: str
+
+
+@dataclass
+class Site:
+    """Keystile in a cluster, and the steps of the protocol as a client takes them.
+
+    Attributes:
+        figures: what was measured, by what it is; printed after the last test.
+        ready_seconds: from `helm install` until every pod was ready.
+        first_call_seconds: from `helm install` until somebody had signed in and called a tool.
+    """
+
+    issuer: str
+    resource: str
+    ca_file: Path
+    password: str
+    kubernetes: Kubernetes
+    figures: dict[str, str]
+    tls: ssl.SSLContext = field(init=False)
+    ready_seconds: float = 0
+    first_call_seconds: float = 0
+
+    def __post_init__(self) -> None:
+        self.tls = ssl.create_default_context(cafile=str(self.ca_file))
+
+    def http(self, transport: httpx2.BaseTransport | None = None) -> httpx2.Client:
+        """A client that trusts the site's certificate."""
+        return httpx2.Client(timeout=20, verify=self.tls, transport=transport)
+
+    @contextmanager
+    def person(self, transport: httpx2.BaseTransport | None = None) -> Iterator[Person]:
+        """The user demo in a new browser."""
+        person = Person(self.issuer, "demo", self.password)
+        person.browser.close()
+        person.browser = self.http(transport)
+        person.browser.headers["Accept"] = "text/html"
+        try:
+            yield person
+        finally:
+            person.browser.close()
+
+    def register(self, http: httpx2.Client, name: str = "Test client") -> str:
+        """Register a public client; answers its id."""
+        document = {
+            "client_name": name,
+            "redirect_uris": [CALLBACK],
+            "grant_types": ["authorization_code", "refresh_token"],
+            "token_endpoint_auth_method": "none",
+        }
+        answer = http.post(f"{self.issuer}/register", json=document)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["client_id"])
+
+    def sign_in(
+        self,
+        http: httpx2.Client,
+        client_id: str | None = None,
+        resource: str | None = None,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> SignedIn:
+        """Let the user demo allow a client the basic tools of a server.
+
+        Args:
+            http: what registers and asks for tokens.
+            client_id: a client that was registered before; a new one otherwise.
+            resource: the server; the release's first one otherwise.
+            transport: how the person's browser reaches the site.
+        """
+        client_id, pkce = client_id or self.register(http), Pkce()
+        parameters = {
+            "response_type": "code",
+            "client_id": client_id,
+            "redirect_uri": CALLBACK,
+            "state": "st4te",
+            "resource": resource or self.resource,
+            "scope": "mcp:basic",
+            "code_challenge": pkce.challenge,
+            "code_challenge_method": "S256",
+        }
+        with self.person(transport) as person:
+            callback = person.allow(f"{self.issuer}/authorize?{urlencode(parameters)}")
+        answer = parse_qs(urlsplit(callback).query)
+        assert "code" in answer, callback
+        form = {"grant_type": "authorization_code", "code": answer["code"][0], "code_verifier": pkce.verifier}
+        tokens = http.post(f"{self.issuer}/token", data={"client_id": client_id, **form})
+        assert tokens.status_code == 200, tokens.text
+        return SignedIn(client_id, tokens.json()["access_token"], tokens.json()["refresh_token"])
+
+    def refresh(self, http: httpx2.Client, client: SignedIn) -> httpx2.Response:
+        """Refresh, and keep the new tokens."""
+        form = {"grant_type": "refresh_token", "client_id": client.client_id, "refresh_token": client.refresh_token}
+        answer = http.post(f"{self.issuer}/token", data=form)
+        if answer.status_code == 200:
+            client.access_token, client.refresh_token = answer.json()["access_token"], answer.json()["refresh_token"]
+        return answer
+
+    def call_tool(self, http: httpx2.Client, access_token: str, resource: str | None = None) -> httpx2.Response:
+        """Call the tool echo, in one request of the revision that needs no session."""
+        return http.post(resource or self.resource, headers=_tool_headers(access_token), json=_TOOL_CALL)
+
+
+_TOOL_CALL: dict[str, Any] = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {
+        "name": "echo",
+        "arguments": {"text": "hello"},
+        "_meta": {
+            "io.modelcontextprotocol/protocolVersion": REVISION,
+            "io.modelcontextprotocol/clientInfo": {"name": "e2e", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {},
+        },
+    },
+}
+
+
+def _tool_headers(access_token: str) -> dict[str, str]:
+    return {
+        "Authorization": f"Bearer {access_token}",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": REVISION,
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": "echo",
+    }
