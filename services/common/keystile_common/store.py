@@ -54,12 +54,17 @@ class Store:
 
         Raises:
             StoreUnavailableError: it did not answer within `seconds`.
+            StoreUnsuitableError: it refuses user or password, which waiting does not mend.
         """
         deadline = time.monotonic() + seconds
         while True:
             try:
                 await self.ping()
             except StoreUnavailableError as problem:
+                if _is_refused_login(problem.__cause__):
+                    raise StoreUnsuitableError(
+                        "the store refuses the login: check store.username and store.password"
+                    ) from None
                 if time.monotonic() + _START_INTERVAL_SECONDS > deadline:
                     raise
                 _log.info("waiting for the store", problem=str(problem))
@@ -122,6 +127,11 @@ class Operation:
                 raise StoreUnavailableError(f"{self._name}: {failure}") from problem
         finally:
             self._span.end()
+
+
+def _is_refused_login(problem: BaseException | None) -> bool:
+    # While it connects, redis-py turns the error into a ConnectionError, and only its text still says which.
+    return isinstance(problem, exceptions.AuthenticationError) or "auth:AuthenticationError" in str(problem)
 
 
 def _failure(problem: exceptions.RedisError | OSError) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from opentelemetry.trace import NoOpTracer
 from prometheus_client import CollectorRegistry
+from redis import Redis
 
 from keystile_auth.store import embedded
 from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
-from keystile_common.store import Store, StoreUnavailableError, connect
+from keystile_common.store import Store, StoreUnavailableError, StoreUnsuitableError, connect
 
 
 @pytest.fixture
@@ -41,3 +42,11 @@ async def test_a_store_that_stays_away_is_waited_for_as_long_as_was_said(store: 
     with pytest.raises(StoreUnavailableError):
         await store.wait_until_reachable(0)
     await store.close()
+
+
+async def test_a_store_that_refuses_the_password_is_not_waited_for(folder: Path, store: Store) -> None:
+    with embedded.run(folder) as url, Redis.from_url(url) as operator:
+        operator.config_set("requirepass", "another one")
+        with pytest.raises(StoreUnsuitableError, match=r"store\.password"):
+            await store.wait_until_reachable(20)
+        await store.close()
