@@ -130,8 +130,12 @@ class Operation:
 
 
 def _is_refused_login(problem: BaseException | None) -> bool:
-    # While it connects, redis-py turns the error into a ConnectionError, and only its text still says which.
-    return isinstance(problem, exceptions.AuthenticationError) or "auth:AuthenticationError" in str(problem)
+    # While it connects, redis-py turns the error into a ConnectionError around it.
+    while problem is not None:
+        if isinstance(problem, exceptions.AuthenticationError):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False
 
 
 def _failure(problem: exceptions.RedisError | OSError) -> str:
