@@ -237,7 +237,7 @@ def test_more_requests_than_connections_to_a_store_that_stands_still_are_answere
 ) -> None:
     token = server.tokens(server.register().id)["access_token"]
     with store.paused():
-        answers = introspections(server, token, 200)
+        answers = introspections(server, token, 320)
     assert {answer.status for answer in answers} == {503}
     assert max(answer.seconds for answer in answers) < 2.0
 
