@@ -97,7 +97,7 @@ class StoreSettings(Section):
     username: str | None = None
     password: SecretStr | None = None
     ca_file: Path | None = None
-    max_connections: int = Field(default=256, ge=1)
+    max_connections: int = Field(default=64, ge=1)
     connect_timeout_seconds: float = Field(default=0.4, gt=0, le=2)
     command_timeout_seconds: float = Field(default=0.6, gt=0, le=2)
     # Both are started at once in a cluster, and the store is slower where it reads a long append-only file.

@@ -16,9 +16,8 @@ from redis.backoff import ConstantBackoff
 from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
 
-# In a burst a request waits its turn. No longer than a command may take: when the store stands still, who waits gives
-# up before a connection comes free that would only fail once more.
-_POOL_WAIT_SECONDS = 0.6
+# In a burst a request waits its turn; with one try of a command behind it this stays under two seconds.
+_POOL_WAIT_SECONDS = 1.0
 _START_INTERVAL_SECONDS = 1.0
 
 _log = structlog.stdlib.get_logger(__name__)
