@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import structlog
-from opentelemetry import trace
 
 from keystile_common.metrics import AuditMetrics
 from keystile_common.settings import AuditSettings, SettingsError
+from keystile_common.traces import trace_id
 
 FIRST = "0" * 64
 """What stands for the previous hash in the first event of a chain."""
@@ -150,7 +150,6 @@ class AuditLog:
             The event's id, which may be shown to a person as a reference.
         """
         identifier = uuid.uuid4().hex
-        context = trace.get_current_span().get_span_context()
         self._metrics.events.labels(kind, outcome).inc()
         self._logger.info(
             kind.value,
@@ -159,7 +158,7 @@ class AuditLog:
             reason=reason,
             actor={"sub": actor.sub, "client_id": actor.client_id, "ip": actor.ip},
             target=target or {},
-            trace_id=f"{context.trace_id:032x}" if context.is_valid else None,
+            trace_id=trace_id(),
         )
         return identifier
 
