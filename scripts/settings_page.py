@@ -95,6 +95,10 @@ auth.resources.<name>.secret
 auth.resources.<name>.service_account
     In a cluster, instead of a secret: the service account (`namespace/name`) of the MCP server's pods, whose projected
     token for the issuer's audience is its client assertion.
+auth.resources.<name>.jwks
+    Instead of a secret: the key set (RFC 7517) of the public keys that the MCP server signs its client assertions with.
+auth.resources.<name>.jwks_uri
+    The same by the https URL, of a public host, that serves it.
 auth.clients.<name>.title
     What operators call it.
 auth.clients.<name>.resources
@@ -106,6 +110,10 @@ auth.clients.<name>.secret
 auth.clients.<name>.service_account
     In a cluster, instead of a secret: the service account (`namespace/name`) whose projected token for the issuer's
     audience is its client assertion.
+auth.clients.<name>.jwks
+    Instead of a secret: the key set of the public keys that it signs its client assertions with.
+auth.clients.<name>.jwks_uri
+    The same by the https URL, of a public host, that serves it.
 auth.kubernetes.url
     The API server of the cluster whose service accounts are known. Asked only where a resource has one.
 auth.kubernetes.ca_file
@@ -177,6 +185,9 @@ mcp.introspection.client_secret
     That resource's `secret`.
 mcp.introspection.token_file
     In a cluster, instead of a secret: the pod's projected service-account token for the issuer's audience.
+mcp.introspection.private_key_file
+    Instead of a secret: a file with the private key whose public part the resource's `jwks` or `jwks_uri` has. A client
+    assertion is signed with it for each request. A JWK with its `kid`; or PEM, where that key set has one key only.
 mcp.introspection.cache_seconds
     How long an answer is kept, so how long a revoked token may still be accepted; 0 asks every time.
 mcp.introspection.negative_cache_seconds

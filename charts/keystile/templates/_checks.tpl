@@ -112,8 +112,11 @@ One MCP server.
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if and (not $server.deploy) (not $server.secretKey) }}
-{{ $at }}.secretKey: a server that runs elsewhere (deploy: false) needs one, to authenticate with at /introspect
+{{- $proofs := len (compact (list $server.secretKey $server.jwks_uri (empty $server.jwks | ternary "" "jwks"))) }}
+{{- if and (not $server.deploy) (ne $proofs 1) }}
+{{ $at }}: a server that runs elsewhere (deploy: false) needs one of secretKey, jwks and jwks_uri as its proof at /introspect
+{{- else if and $server.deploy (or $server.jwks $server.jwks_uri) }}
+{{ $at }}.{{ $server.jwks | empty | ternary "jwks_uri" "jwks" }}: only for a server that runs elsewhere (deploy: false)
 {{- end }}
 {{- range $server.required_scopes }}
 {{- if not (hasKey $server.scopes .) }}
@@ -139,8 +142,9 @@ One MCP server.
 {{- $at := printf "auth.clients.%s" .name -}}
 {{- $client := .client -}}
 {{- $servers := .servers -}}
-{{- if eq (empty $client.secretKey) (empty $client.service_account) }}
-{{ $at }}: needs either service_account or secretKey, by which it proves itself
+{{- $proofs := len (compact (list $client.secretKey $client.service_account $client.jwks_uri (empty $client.jwks | ternary "" "jwks"))) }}
+{{- if ne $proofs 1 }}
+{{ $at }}: needs one of service_account, secretKey, jwks and jwks_uri, by which it proves itself
 {{- end }}
 {{- $offered := list -}}
 {{- range $client.servers }}

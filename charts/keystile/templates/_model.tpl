@@ -108,8 +108,8 @@ One MCP server: its entry over the defaults in `mcp`.
 {{- $_ := set $server "uriHost" $url.hostname -}}
 {{- $_ := set $server "uriPath" $url.path -}}
 {{- $_ := set $server "fullname" (printf "%s-%s" .root.Release.Name .name) -}}
-{{/* How it proves itself at /introspect: by its pod's service account, unless it has a secret. */}}
-{{- if not $entry.secretKey -}}
+{{/* How it proves itself at /introspect: by its pod's service account, unless it has a secret or keys. */}}
+{{- if not (or $entry.secretKey $entry.jwks $entry.jwks_uri) -}}
 {{- $_ := set $server "identity" (printf "%s/%s-%s" .root.Release.Namespace .root.Release.Name .name) -}}
 {{- end -}}
 {{- toYaml $server -}}

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from keystile_auth import __version__
 from keystile_auth.clients.assertion import AssertionVerifier
-from keystile_auth.clients.authentication import ClientAuthenticator, ResourceAuthenticator, ResourceCredentials
+from keystile_auth.clients.authentication import ClientAuthenticator, Proofs, ResourceAuthenticator, ResourceCredentials
 from keystile_auth.clients.client import Client, Source
 from keystile_auth.clients.directory import ClientDirectory
 from keystile_auth.clients.metadata_document import MetadataDocuments
@@ -168,12 +168,10 @@ def _endpoints(
         {name: _machine_client(name, each) for name, each in settings.clients.items()},
     )
     audiences = frozenset({issuer, f"{issuer}/token"})
-    assertions = AssertionVerifier(audiences, clients, limits, fetcher, clock)
-    authenticator = ClientAuthenticator(directory, assertions, service_accounts)
+    proofs = Proofs(AssertionVerifier(audiences, clients, limits, fetcher, clock), service_accounts)
+    authenticator = ClientAuthenticator(directory, proofs)
     resource_authenticator = ResourceAuthenticator(
-        resources.by_name,
-        {name: _credentials(each) for name, each in settings.resources.items()},
-        service_accounts,
+        resources.by_name, [_credentials(name, each) for name, each in settings.resources.items()], proofs
     )
     refresh_tokens = RefreshTokens(master_key)
     codes = AuthorizationCodeGrant(issuer, grants, clients, users, resources, refresh_tokens, settings.tokens)
@@ -219,9 +217,14 @@ def _resource(name: str, settings: ResourceSettings) -> Resource:
     return Resource(name, settings.uri, settings.title, settings.scopes, defaults)
 
 
-def _credentials(settings: ResourceSettings) -> ResourceCredentials:
-    secret = settings.secret.get_secret_value() if settings.secret else None
-    return ResourceCredentials.of(secret, settings.service_account)
+def _credentials(name: str, settings: ResourceSettings) -> ResourceCredentials:
+    return ResourceCredentials(
+        id=name,
+        secret_hash=hash_secret(settings.secret.get_secret_value()) if settings.secret else None,
+        service_account=settings.service_account,
+        jwks=settings.jwks,
+        jwks_uri=settings.jwks_uri,
+    )
 
 
 def _machine_client(client_id: str, settings: MachineClientSettings) -> Client:
@@ -236,6 +239,8 @@ def _machine_client(client_id: str, settings: MachineClientSettings) -> Client:
         scopes=tuple(settings.scopes),
         secret_hash=hash_secret(secret) if secret else None,
         service_account=settings.service_account,
+        jwks=settings.jwks,
+        jwks_uri=settings.jwks_uri,
     )
 
 

@@ -3,10 +3,12 @@
 import base64
 import binascii
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
+from keystile_auth.clients.metadata import check_key_set
+from keystile_auth.errors import OAuthError
 from keystile_common.settings import (
     AuditSettings,
     Listen,
@@ -35,19 +37,46 @@ ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$")]
 """A Kubernetes service account, as namespace/name."""
 
 
-class ResourceSettings(Section):
+class ProofSettings(Section):
+    """What another program proves itself by, exactly one: `secret`, in a cluster `service_account`, or its own keys.
+
+    With `jwks` (the key set itself) or `jwks_uri` (where it is served) it signs a client assertion, private_key_jwt
+    of RFC 7523.
+    """
+
+    secret: Secret | None = None
+    service_account: ServiceAccount | None = None
+    jwks: dict[str, Any] | None = None
+    jwks_uri: PublicUrl | None = None
+
+    @field_validator("jwks")
+    @classmethod
+    def _keys_are_public(cls, jwks: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            if jwks is not None:
+                check_key_set(jwks)
+        except OAuthError as problem:
+            raise ValueError(problem.description) from None
+        return jwks
+
+    @model_validator(mode="after")
+    def _has_one_proof(self) -> Self:
+        given = [self.secret, self.service_account, self.jwks, self.jwks_uri]
+        if sum(each is not None for each in given) != 1:
+            raise ValueError("needs exactly one of secret, service_account, jwks and jwks_uri as its proof")
+        return self
+
+
+class ResourceSettings(ProofSettings):
     """A protected resource: an MCP server that this server issues tokens for.
 
-    At /introspect it says its name in the map, and proves it by `secret` or, in a cluster, by the token of its
-    `service_account` (namespace/name).
+    Its name in the map is its `client_id` at /introspect.
     """
 
     uri: PublicUrl
     title: str = Field(min_length=1, max_length=80)
     scopes: dict[str, str] = Field(min_length=1)
     default_scopes: list[str] = []
-    secret: Secret | None = None
-    service_account: ServiceAccount | None = None
 
     @field_validator("scopes")
     @classmethod
@@ -64,8 +93,6 @@ class ResourceSettings(Section):
         unknown = [scope for scope in self.default_scopes if scope not in self.scopes]
         if unknown:
             raise ValueError(f"default_scopes names {', '.join(unknown)}, which scopes does not have")
-        if (self.secret is None) == (self.service_account is None):
-            raise ValueError("needs either secret or service_account, by which it proves itself at /introspect")
         return self
 
 
@@ -144,24 +171,15 @@ class SignInSettings(Section):
     failures_per_5_minutes_and_address: int = Field(default=50, ge=1)
 
 
-class MachineClientSettings(Section):
+class MachineClientSettings(ProofSettings):
     """A client that acts for itself (client_credentials), set up here instead of by `keystile clients add`.
 
-    Its name in the map is its `client_id`. It proves itself by `secret` or, in a cluster, by the token of its
-    `service_account` (namespace/name).
+    Its name in the map is its `client_id`.
     """
 
     title: str = Field(min_length=1, max_length=80)
     resources: list[str] = Field(min_length=1)
     scopes: list[str] = Field(min_length=1)
-    secret: Secret | None = None
-    service_account: ServiceAccount | None = None
-
-    @model_validator(mode="after")
-    def _has_one_proof(self) -> Self:
-        if (self.secret is None) == (self.service_account is None):
-            raise ValueError("needs either secret or service_account, by which it proves itself")
-        return self
 
 
 class KubernetesSettings(Section):

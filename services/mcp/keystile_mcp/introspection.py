@@ -29,7 +29,7 @@ class IntrospectionClient:
         self._issuer = settings.authorization_server
         self._resource = settings.resource
         self._settings = settings.introspection
-        self._credentials = credentials(settings.introspection)
+        self._credentials = credentials(settings.introspection, settings.authorization_server)
         self._tracer = tracer
         self._session: aiohttp.ClientSession | None = None
         self._trouble: str | None = None

@@ -81,6 +81,7 @@ class IntrospectionSettings(Section):
     client_id: str = Field(min_length=1)
     client_secret: SecretStr | None = Field(default=None, min_length=1)
     token_file: Path | None = None
+    private_key_file: Path | None = None
     # A revoked token may be accepted for as long as an answer is kept.
     cache_seconds: float = Field(default=30, ge=0, le=60)
     negative_cache_seconds: float = Field(default=5, ge=0, le=60)
@@ -91,8 +92,10 @@ class IntrospectionSettings(Section):
 
     @model_validator(mode="after")
     def _has_one_proof(self) -> Self:
-        if (self.client_secret is None) == (self.token_file is None):
-            raise ValueError("needs either client_secret, or token_file with a projected service-account token")
+        if sum(each is not None for each in (self.client_secret, self.token_file, self.private_key_file)) != 1:
+            raise ValueError(
+                "needs exactly one of client_secret, token_file (with a service-account token) and private_key_file"
+            )
         return self
 
 

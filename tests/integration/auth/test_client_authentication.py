@@ -122,7 +122,7 @@ def test_an_assertion_may_come_with_its_client_id_and_a_list_of_audiences(auth_s
     assert ask(auth_server, client_id=client, **proof).status_code == 400
 
 
-def test_an_assertion_without_a_key_id_is_checked_with_the_clients_only_key_or_each_that_fits(
+def test_an_assertion_needs_a_key_id_where_the_client_has_several_keys(
     auth_server: AuthServer,
 ) -> None:
     only = signing_client(auth_server)
@@ -131,6 +131,7 @@ def test_an_assertion_without_a_key_id_is_checked_with_the_clients_only_key_or_e
     several = signing_client(auth_server, jwks=key_set(RSA_SIGNER, second, SIGNER))
     assert ask(auth_server, **SIGNER.credentials(several, auth_server.issuer)).status_code == 400
     assert ask(auth_server, **RSA_SIGNER.credentials(several, auth_server.issuer)).status_code == 400
+    assert_invalid_client(ask(auth_server, **SIGNER.credentials(several, auth_server.issuer, kid=False)))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@
 {{- $resource := dict "uri" $server.uri "title" $server.title "scopes" $server.scopes -}}
 {{- with $server.default_scopes }}{{- $_ := set $resource "default_scopes" . -}}{{- end -}}
 {{- with $server.identity }}{{- $_ := set $resource "service_account" . -}}{{- end -}}
+{{- with $server.jwks }}{{- $_ := set $resource "jwks" . -}}{{- end -}}
+{{- with $server.jwks_uri }}{{- $_ := set $resource "jwks_uri" . -}}{{- end -}}
 {{- $_ := set $resources $name $resource -}}
 {{- end -}}
 {{- $clients := dict -}}
@@ -23,6 +25,8 @@
 {{- range $each.servers }}{{- $uris = append $uris (get $model.servers .).uri -}}{{- end -}}
 {{- $client := dict "title" $each.title "resources" $uris "scopes" $each.scopes -}}
 {{- with $each.service_account }}{{- $_ := set $client "service_account" . -}}{{- end -}}
+{{- with $each.jwks }}{{- $_ := set $client "jwks" . -}}{{- end -}}
+{{- with $each.jwks_uri }}{{- $_ := set $client "jwks_uri" . -}}{{- end -}}
 {{- $_ := set $clients $name $client -}}
 {{- end -}}
 {{- if $model.auth.testClient -}}

@@ -4,14 +4,13 @@ import contextlib
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from keystile_auth.clients.claims import LEEWAY_SECONDS, audiences_of, is_compact, key_set, numeric_date, refused
-from keystile_auth.clients.client import Client
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.limits import LimitStore
@@ -24,6 +23,20 @@ _JWKS_CACHE_SECONDS = 300
 _FETCHES_PER_MINUTE = 10
 _MAX_JTI_CHARACTERS = 256
 _HEADER_KEYS = {"alg", "kid", "typ", "cty", "x5t", "x5t#S256"}
+
+
+class KeyOwner(Protocol):
+    """A program that signs with keys of its own: a client, or a resource server.
+
+    `id` is its `client_id`; of `jwks` and `jwks_uri` one is given.
+    """
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def jwks(self) -> dict[str, Any] | None: ...  # noqa: D102
+    @property
+    def jwks_uri(self) -> str | None: ...  # noqa: D102
 
 
 class AssertionVerifier:
@@ -44,7 +57,7 @@ class AssertionVerifier:
         self._clock = clock
         self._registry = jws.JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
 
-    async def verify(self, assertion: str, client: Client) -> None:
+    async def verify(self, assertion: str, client: KeyOwner) -> None:
         """Check that `assertion` was signed by `client`, for this server, now, and never seen before.
 
         Raises:
@@ -58,7 +71,7 @@ class AssertionVerifier:
         if not await self._limits.use_once("assertion", f"{client.id} {claims['jti']}", max(1, left)):
             raise refused("was used before: jti must be new in each")
 
-    async def _signed_claims(self, assertion: str, client: Client) -> dict[str, Any]:
+    async def _signed_claims(self, assertion: str, client: KeyOwner) -> dict[str, Any]:
         if client.jwks_uri is None:
             return self._claims(assertion, key_set(client.jwks))
         cached = await self._store.cached_keys(client.jwks_uri)
@@ -98,7 +111,7 @@ class AssertionVerifier:
             raise refused("has no claims")
         return claims
 
-    def _check(self, claims: dict[str, Any], client: Client) -> int:
+    def _check(self, claims: dict[str, Any], client: KeyOwner) -> int:
         now = self._clock()
         if claims.get("iss") != client.id or claims.get("sub") != client.id:
             raise refused("must have the client's id as iss and sub")

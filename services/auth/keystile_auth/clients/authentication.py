@@ -2,10 +2,11 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from keystile_auth.clients.assertion import AssertionVerifier
+from keystile_auth.clients.assertion import AssertionVerifier, KeyOwner
 from keystile_auth.clients.client import Client
 from keystile_auth.clients.directory import ClientDirectory
 from keystile_auth.clients.service_account import ServiceAccountTokens
@@ -31,18 +32,51 @@ class PresentedCredentials:
         return f"PresentedCredentials(method={self.method!r}, client_id={self.client_id!r})"
 
 
+class Provable(KeyOwner, Protocol):
+    """A program that can prove itself, by the one of these that is not None."""
+
+    @property
+    def secret_hash(self) -> str | None: ...  # noqa: D102
+    @property
+    def service_account(self) -> str | None: ...  # noqa: D102
+
+
+class Proofs:
+    """Checks what a program proves itself by, whatever it is.
+
+    Args:
+        assertions: checks what is signed with a key of its own.
+        service_accounts: checks the tokens of the cluster's pods; None outside of clusters.
+    """
+
+    def __init__(self, assertions: AssertionVerifier, service_accounts: ServiceAccountTokens | None) -> None:
+        self._assertions = assertions
+        self._service_accounts = service_accounts
+
+    async def check(self, presented: PresentedCredentials, program: Provable) -> None:
+        """Return when `presented` proves `program`.
+
+        Raises:
+            OAuthError: `invalid_client`: it does not.
+            StoreUnavailableError: the store or the cluster's keys cannot be had.
+        """
+        if presented.assertion is None:
+            if not _matches(presented.secret, program.secret_hash):
+                raise OAuthError("invalid_client", "the client secret is wrong")
+        elif program.service_account and self._service_accounts:
+            await self._service_accounts.verify(presented.assertion, program.service_account)
+        elif program.jwks is not None or program.jwks_uri is not None:
+            await self._assertions.verify(presented.assertion, program)
+        else:
+            raise OAuthError("invalid_client", "a client assertion is not how it proves itself")
+
+
 class ClientAuthenticator:
     """Says which client a request comes from."""
 
-    def __init__(
-        self,
-        directory: ClientDirectory,
-        assertions: AssertionVerifier,
-        service_accounts: ServiceAccountTokens | None,
-    ) -> None:
+    def __init__(self, directory: ClientDirectory, proofs: Proofs) -> None:
         self._directory = directory
-        self._assertions = assertions
-        self._service_accounts = service_accounts
+        self._proofs = proofs
 
     async def authenticate(self, presented: PresentedCredentials, ip: str) -> Client:
         """The client that `presented` proves.
@@ -62,26 +96,20 @@ class ClientAuthenticator:
                 "invalid_client",
                 f"this client authenticates with {' or '.join(client.auth_methods)}, not {presented.method}",
             )
-        if presented.method == "private_key_jwt" and client.service_account and self._service_accounts:
-            await self._service_accounts.verify(presented.assertion or "", client.service_account)
-        elif presented.method == "private_key_jwt":
-            await self._assertions.verify(presented.assertion or "", client)
-        elif presented.method != "none" and not _matches(presented.secret, client.secret_hash):
-            raise OAuthError("invalid_client", "the client secret is wrong")
+        if presented.method != "none":
+            await self._proofs.check(presented, client)
         return client
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceCredentials:
-    """How a resource server proves which one it is: a shared secret's hash, or a service account's name."""
+    """What a resource server proves itself by at the introspection endpoint; `id` is its name."""
 
+    id: str
     secret_hash: str | None = None
     service_account: str | None = None
-
-    @classmethod
-    def of(cls, secret: str | None, service_account: str | None) -> "ResourceCredentials":
-        """From what the settings say."""
-        return cls(_digest(secret) if secret else None, service_account)
+    jwks: dict[str, Any] | None = None
+    jwks_uri: str | None = None
 
 
 class ResourceAuthenticator:
@@ -89,36 +117,31 @@ class ResourceAuthenticator:
 
     Args:
         resources: all there are.
-        credentials: by the resource's name.
-        service_accounts: checks the tokens of the cluster's pods; None outside of clusters.
+        credentials: of each of them.
+        proofs: checks what is presented.
     """
 
     def __init__(
-        self,
-        resources: Mapping[str, Resource],
-        credentials: Mapping[str, ResourceCredentials],
-        service_accounts: ServiceAccountTokens | None,
+        self, resources: Mapping[str, Resource], credentials: Iterable[ResourceCredentials], proofs: Proofs
     ) -> None:
         self._resources = resources
-        self._credentials = credentials
-        self._service_accounts = service_accounts
+        self._credentials = {each.id: each for each in credentials}
+        self._proofs = proofs
 
     async def authenticate(self, presented: PresentedCredentials) -> Resource:
         """The resource that `presented` proves.
 
         Raises:
             OAuthError: `invalid_client`, alike for an unknown name and a wrong secret.
-            StoreUnavailableError: the cluster's keys cannot be had.
+            StoreUnavailableError: the store or the cluster's keys cannot be had.
         """
-        resource = self._resources.get(presented.client_id)
-        expected = self._credentials.get(presented.client_id, ResourceCredentials())
-        if presented.assertion and expected.service_account and self._service_accounts:
-            await self._service_accounts.verify(presented.assertion, expected.service_account)
-        elif not _matches(presented.secret, expected.secret_hash):
-            raise OAuthError("invalid_client", "the resource's name or secret is wrong")
-        if resource is None:
-            raise OAuthError("invalid_client", "the resource's name or secret is wrong")
-        return resource
+        expected = self._credentials.get(presented.client_id)
+        if expected is None or presented.assertion is None:
+            if not _matches(presented.secret, expected.secret_hash if expected else None):
+                raise OAuthError("invalid_client", "the resource's name or secret is wrong")
+        else:
+            await self._proofs.check(presented, expected)
+        return self._resources[presented.client_id]
 
 
 def _digest(secret: str) -> str:
