@@ -8,14 +8,11 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from keystile_common.settings import (
-    AuditSettings,
     Listen,
-    LogSettings,
-    Network,
     PublicUrl,
     Section,
+    ServiceSettings,
     StoreSettings,
-    TraceSettings,
 )
 
 MASTER_KEY_BYTES = 32
@@ -185,7 +182,7 @@ class MetricsListen(Listen):
     port: int = Field(default=9464, ge=0, le=65535)
 
 
-class AuthSettings(Section):
+class AuthSettings(ServiceSettings):
     """Everything the authorization server can be told."""
 
     issuer: PublicUrl
@@ -194,8 +191,6 @@ class AuthSettings(Section):
     clients: dict[str, MachineClientSettings] = {}
     listen: AuthListen = AuthListen()
     metrics: MetricsListen = MetricsListen()
-    trusted_proxies: list[Network] = []
-    drain_seconds: int = Field(default=10, ge=0)
     store: StoreSettings = StoreSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     tokens: TokenSettings = TokenSettings()
@@ -203,9 +198,6 @@ class AuthSettings(Section):
     registration: RegistrationSettings = RegistrationSettings()
     metadata_documents: MetadataDocumentSettings = MetadataDocumentSettings()
     sign_in: SignInSettings = SignInSettings()
-    audit: AuditSettings = AuditSettings()
-    traces: TraceSettings = TraceSettings()
-    log: LogSettings = LogSettings()
 
     @field_validator("issuer")
     @classmethod
