@@ -96,13 +96,18 @@ def _keys(document: Mapping[str, Any], methods: tuple[str, ...]) -> tuple[dict[s
     if jwks is not None and jwks_uri is not None:
         raise OAuthError("invalid_client_metadata", "jwks and jwks_uri must not both be given")
     if jwks is not None:
-        _check_key_set(jwks)
+        check_key_set(jwks)
     if methods == ("private_key_jwt",) and jwks is None and jwks_uri is None:
         raise OAuthError("invalid_client_metadata", "private_key_jwt needs jwks or jwks_uri")
     return jwks, jwks_uri
 
 
-def _check_key_set(jwks: Any) -> None:
+def check_key_set(jwks: Any) -> None:
+    """Check that `jwks` is a JSON Web Key Set (RFC 7517 section 5) of public keys.
+
+    Raises:
+        OAuthError: `invalid_client_metadata`.
+    """
     keys = jwks.get("keys") if isinstance(jwks, dict) else None
     if not isinstance(keys, list) or not all(isinstance(key, dict) and _is_flat(key) for key in keys):
         raise OAuthError("invalid_client_metadata", "jwks must be a JSON Web Key Set")
