@@ -20,7 +20,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from keystile_auth.settings import AuthSettings
-from keystile_common.settings import PREFIX, SEPARATOR
+from keystile_common.settings import PREFIX, SEPARATOR, ServiceSettings
 from keystile_mcp.settings import McpSettings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
@@ -290,7 +290,9 @@ def main() -> int:
 
 def _service(title: str, service: str, introduction: str, model: type[BaseModel], unused: set[str]) -> str:
     alone, sections = [], []
-    for name, field in model.model_fields.items():
+    # A service's own settings before those that both have.
+    fields = sorted(model.model_fields.items(), key=lambda each: each[0] in ServiceSettings.model_fields)
+    for name, field in fields:
         section, path = _section(name, field)
         if section is None:
             alone.append(_row(service, name, field, None, unused))

@@ -1,14 +1,16 @@
 """A client's signing key, and the assertions it proves itself with (RFC 7523, private_key_jwt)."""
 
+import json
 import secrets
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from joserfc import jwt
+from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
 from keystile_auth.clients.authentication import JWT_BEARER
+from tests.auth_server import AuthServer
 
 
 @dataclass
@@ -32,19 +34,13 @@ class ClientKey:
 
     def assertion(self, client_id: str, audience: str, *, kid: bool = True, **claims: Any) -> str:
         """A client assertion; `claims` replace its own, None leaves one out."""
-        now = int(time.time())
-        values = {
-            "iss": client_id,
-            "sub": client_id,
-            "aud": audience,
-            "iat": now,
-            "exp": now + 60,
-            "jti": secrets.token_urlsafe(16),
-            **claims,
-        }
         header = {"alg": self.algorithm, **({"kid": self.key.kid} if kid else {})}
-        body = {name: value for name, value in values.items() if value is not None}
-        return jwt.encode(header, body, self.key, algorithms=[self.algorithm])
+        return self.sign(header, assertion_claims(client_id, audience, **claims))
+
+    def sign(self, header: dict[str, Any], claims: dict[str, Any]) -> str:
+        """A JWT of any header and claims, whatever their types."""
+        registry = jws.JWSRegistry(algorithms=[self.algorithm], strict_check_header=False)
+        return jws.serialize_compact(header, json.dumps(claims).encode(), self.key, registry=registry)
 
     def credentials(self, client_id: str, audience: str, **claims: Any) -> dict[str, Any]:
         """The parameters of a request that the client authenticates with a new assertion."""
@@ -52,6 +48,32 @@ class ClientKey:
             "client_assertion_type": JWT_BEARER,
             "client_assertion": self.assertion(client_id, audience, **claims),
         }
+
+
+def assertion_claims(client_id: str, audience: str, **claims: Any) -> dict[str, Any]:
+    """The claims of a good assertion; `claims` replace its own, None leaves one out."""
+    now = int(time.time())
+    values = {
+        "iss": client_id,
+        "sub": client_id,
+        "aud": audience,
+        "exp": now + 60,
+        "iat": now,
+        "jti": secrets.token_urlsafe(16),
+        **claims,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def authenticate(server: AuthServer, client_id: str, assertion: str) -> Any:
+    """Ask for tokens with a code that cannot be: past authentication the answer is `invalid_grant`."""
+    return server.token(
+        grant_type="authorization_code",
+        code="none",
+        client_id=client_id,
+        client_assertion_type=JWT_BEARER,
+        client_assertion=assertion,
+    )
 
 
 def key_set(*keys: ClientKey) -> dict[str, Any]:

@@ -14,16 +14,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from joserfc.jwk import ECKey, RSAKey
 
+from keystile_auth.clients.authentication import JWT_BEARER
 from tests.auth_server import AuthServer, RegisteredClient
+from tests.client_key import ClientKey, assertion_claims, authenticate, key_set
 from tests.conftest import StartAuthServer
-from tests.security.client_keys import ASSERTION_TYPE, ClientKeys, assertion_claims, authenticate
 
-KEYS = ClientKeys()
+KEYS = ClientKey.generate()
 
 
 @pytest.fixture(scope="module")
 def client(auth_server: AuthServer) -> RegisteredClient:
-    return auth_server.register(token_endpoint_auth_method="private_key_jwt", jwks=KEYS.key_set)
+    return auth_server.register(token_endpoint_auth_method="private_key_jwt", jwks=key_set(KEYS))
 
 
 def segment(value: Any) -> str:
@@ -112,13 +113,13 @@ def test_a_symmetric_key_in_a_key_set_is_never_used(auth_server: AuthServer) -> 
 def test_cve_2026_27962_and_2025_59420_a_header_cannot_bring_a_key_or_change_the_rules(
     auth_server: AuthServer, client: RegisteredClient, extra: dict[str, Any], kid: Any
 ) -> None:
-    attacker = ClientKeys()
+    attacker = ClientKey.generate()
     header: dict[str, Any] = {"alg": "ES256", **extra, **({"kid": kid} if kid is not None else {})}
     if extra.get("jwk"):
         header["jwk"] = attacker.public
     claims = assertion_claims(client.id, auth_server.issuer)
     signed = f"{segment(header)}.{segment(claims)}"
-    signature = ClientKeys(attacker.key).sign({"alg": "ES256"}, claims).split(".")[2]
+    signature = attacker.sign({"alg": "ES256"}, claims).split(".")[2]
     assert not accepted(auth_server, client, f"{signed}.{signature}")
 
 
@@ -129,7 +130,7 @@ def test_a_header_that_changes_the_rules_is_refused_though_the_right_key_signed_
         header = {"alg": "ES256", "kid": KEYS.key.kid, **extra}
         signed = f"{segment(header)}.{segment(assertion_claims(client.id, auth_server.issuer))}"
         private = KEYS.key.private_key
-        assert private is not None
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
         signature = private.sign(signed.encode(), ec.ECDSA(SHA256()))
         raw = b"".join(number.to_bytes(32, "big") for number in decode_dss_signature(signature))
         assert not accepted(auth_server, client, f"{signed}.{segment(raw)}")
@@ -190,8 +191,8 @@ def test_an_assertion_is_good_once(auth_server: AuthServer, client: RegisteredCl
 
 
 def test_clients_do_not_use_up_each_others_jti(auth_server: AuthServer, client: RegisteredClient) -> None:
-    other_keys = ClientKeys()
-    other = auth_server.register(token_endpoint_auth_method="private_key_jwt", jwks=other_keys.key_set)
+    other_keys = ClientKey.generate()
+    other = auth_server.register(token_endpoint_auth_method="private_key_jwt", jwks=key_set(other_keys))
     for keys, each in ((KEYS, client), (other_keys, other)):
         assert accepted(auth_server, each, keys.assertion(each.id, auth_server.issuer, jti="shared"))
 
@@ -199,8 +200,8 @@ def test_clients_do_not_use_up_each_others_jti(auth_server: AuthServer, client: 
 def test_an_assertion_of_one_client_does_not_speak_for_another(
     auth_server: AuthServer, client: RegisteredClient
 ) -> None:
-    other_keys = ClientKeys()
-    other = auth_server.register(token_endpoint_auth_method="private_key_jwt", jwks=other_keys.key_set)
+    other_keys = ClientKey.generate()
+    other = auth_server.register(token_endpoint_auth_method="private_key_jwt", jwks=key_set(other_keys))
     theirs = other_keys.assertion(other.id, auth_server.issuer)
     assert not accepted(auth_server, client, theirs)
     assert not accepted(auth_server, client, other_keys.assertion(client.id, auth_server.issuer))
@@ -245,7 +246,7 @@ def test_cve_2025_62706_junk_and_huge_segments_are_refused_in_no_time(
     started = time.monotonic()
     assert not accepted(auth_server, client, assertion)
     without_id = auth_server.token(
-        grant_type="client_credentials", client_assertion_type=ASSERTION_TYPE, client_assertion=assertion
+        grant_type="client_credentials", client_assertion_type=JWT_BEARER, client_assertion=assertion
     )
     assert without_id.status_code == 401
     assert time.monotonic() - started < 2
@@ -256,7 +257,7 @@ def test_the_unverified_subject_of_an_assertion_breaks_nothing(auth_server: Auth
     claims = {**assertion_claims("x", auth_server.issuer), "sub": subject}
     answer = auth_server.token(
         grant_type="client_credentials",
-        client_assertion_type=ASSERTION_TYPE,
+        client_assertion_type=JWT_BEARER,
         client_assertion=forged({"alg": "ES256"}, claims),
     )
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
@@ -305,6 +306,6 @@ def test_a_key_set_that_is_none_authenticates_nobody_and_breaks_nothing(
 def test_an_assertion_that_may_be_refused_by_the_servers_own_clock_is(start_auth_server: StartAuthServer) -> None:
     now = time.time()
     server = start_auth_server(clock=lambda: now + 120)
-    client = server.register(token_endpoint_auth_method="private_key_jwt", jwks=KEYS.key_set)
+    client = server.register(token_endpoint_auth_method="private_key_jwt", jwks=key_set(KEYS))
     assert not accepted(server, client, KEYS.assertion(client.id, server.issuer, exp=int(now) + 60))
     assert accepted(server, client, KEYS.assertion(client.id, server.issuer, exp=int(now) + 180))

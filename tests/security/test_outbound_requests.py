@@ -10,8 +10,8 @@ import pytest
 
 from keystile_common.outbound import OutboundError, PublicFetcher
 from tests.auth_server import CALLBACK, AuthServer, Pkce, running_auth_server
+from tests.client_key import ClientKey, authenticate, key_set
 from tests.document_host import DocumentHost
-from tests.security.client_keys import ClientKeys, authenticate
 
 LOOPBACK_SPELLINGS = [
     "127.0.0.1",
@@ -122,7 +122,7 @@ def test_cve_2026_1180_no_client_id_url_leads_to_loopback(strict_server: AuthSer
 
 @pytest.mark.parametrize("host", LOOPBACK_SPELLINGS + UNICODE_SPELLINGS)
 def test_cve_2026_1180_no_jwks_uri_leads_to_loopback(strict_server: AuthServer, host: str) -> None:
-    keys = ClientKeys()
+    keys = ClientKey.generate()
     with canary() as (port, visits):
         document = {
             "redirect_uris": [CALLBACK],
@@ -186,8 +186,8 @@ def test_cve_2026_4366_a_redirect_of_a_metadata_document_is_not_followed(
 def test_cve_2026_4366_a_redirect_of_a_jwks_uri_is_not_followed(
     trusting_server: AuthServer, origin: DocumentHost
 ) -> None:
-    keys = ClientKeys()
-    origin.serve(origin.at("/real-keys"), keys.key_set)
+    keys = ClientKey.generate()
+    origin.serve(origin.at("/real-keys"), key_set(keys))
     origin.serve(origin.at("/moved-keys"), b"", 307, Location=origin.at("/real-keys"))
     client = trusting_server.register(token_endpoint_auth_method="private_key_jwt", jwks_uri=origin.at("/moved-keys"))
     assertion = keys.assertion(client.id, trusting_server.issuer)
@@ -215,7 +215,7 @@ def test_what_is_cached_as_a_key_set_is_never_read_as_a_client(
     }  # fmt: skip
     url = origin.serve(origin.at("/forged.json"), forged)
     client = trusting_server.register(token_endpoint_auth_method="private_key_jwt", jwks_uri=url)
-    assertion = ClientKeys().assertion(client.id, trusting_server.issuer)
+    assertion = ClientKey.generate().assertion(client.id, trusting_server.issuer)
     assert authenticate(trusting_server, client.id, assertion).status_code == 401
     assert origin.fetched(url) > 0
     answer = trusting_server.http.get(
@@ -230,7 +230,7 @@ def test_a_client_whose_keys_cannot_be_had_does_not_make_us_ask_for_them_without
 ) -> None:
     client = trusting_server.register(token_endpoint_auth_method="private_key_jwt", jwks_uri=origin.at("/no-keys-here"))
     for _ in range(40):
-        assertion = ClientKeys().assertion(client.id, trusting_server.issuer)
+        assertion = ClientKey.generate().assertion(client.id, trusting_server.issuer)
         assert authenticate(trusting_server, client.id, assertion).status_code == 401
     assert origin.fetched(origin.at("/no-keys-here")) <= 11
 

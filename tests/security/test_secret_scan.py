@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import generate_latest
 from redis import Redis
 
-from keystile_auth.clients.authentication import PresentedCredentials
+from keystile_auth.clients.authentication import JWT_BEARER, PresentedCredentials
 from keystile_auth.endpoints.browser import Browser
 from keystile_auth.grants.authorization_code import CodeRequest
 from keystile_auth.grants.refresh_token import RefreshRequest
@@ -32,8 +32,8 @@ from tests.auth_server import (
     Pkce,
     running_auth_server,
 )
+from tests.client_key import ClientKey, key_set
 from tests.person import Person, form, forms
-from tests.security.client_keys import ASSERTION_TYPE, ClientKeys
 from tests.security.valkey import valkey
 
 
@@ -105,10 +105,10 @@ def drive(server: AuthServer, seen: Seen) -> None:
 
 
 def drive_signing_client(server: AuthServer, person: Person, seen: Seen) -> None:
-    keys = ClientKeys()
-    signing = server.register(token_endpoint_auth_method="private_key_jwt", jwks=keys.key_set)
+    keys = ClientKey.generate()
+    signing = server.register(token_endpoint_auth_method="private_key_jwt", jwks=key_set(keys))
     assertion = seen.keep("assertion", keys.assertion(signing.id, server.issuer))
-    signed = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
+    signed = {"client_assertion_type": JWT_BEARER, "client_assertion": assertion}
     pkce = Pkce()
     code = seen.keep("second code", server.code(signing.id, pkce, person))
     answer = server.redeem(signing.id, code, pkce, **signed)

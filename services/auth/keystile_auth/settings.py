@@ -10,14 +10,11 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from keystile_auth.clients.metadata import check_key_set
 from keystile_auth.errors import OAuthError
 from keystile_common.settings import (
-    AuditSettings,
     Listen,
-    LogSettings,
-    Network,
     PublicUrl,
     Section,
+    ServiceSettings,
     StoreSettings,
-    TraceSettings,
 )
 
 MASTER_KEY_BYTES = 32
@@ -203,7 +200,7 @@ class MetricsListen(Listen):
     port: int = Field(default=9464, ge=0, le=65535)
 
 
-class AuthSettings(Section):
+class AuthSettings(ServiceSettings):
     """Everything the authorization server can be told."""
 
     issuer: PublicUrl
@@ -212,8 +209,6 @@ class AuthSettings(Section):
     clients: dict[str, MachineClientSettings] = {}
     listen: AuthListen = AuthListen()
     metrics: MetricsListen = MetricsListen()
-    trusted_proxies: list[Network] = []
-    drain_seconds: int = Field(default=10, ge=0)
     store: StoreSettings = StoreSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     tokens: TokenSettings = TokenSettings()
@@ -221,9 +216,6 @@ class AuthSettings(Section):
     registration: RegistrationSettings = RegistrationSettings()
     metadata_documents: MetadataDocumentSettings = MetadataDocumentSettings()
     sign_in: SignInSettings = SignInSettings()
-    audit: AuditSettings = AuditSettings()
-    traces: TraceSettings = TraceSettings()
-    log: LogSettings = LogSettings()
 
     @field_validator("issuer")
     @classmethod

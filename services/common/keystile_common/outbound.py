@@ -8,17 +8,16 @@ internal address nor a name that changes between check and use gets through.
 import asyncio
 import ipaddress
 import socket
-import ssl
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
+
+from keystile_common.http_client import HttpClient
 
 # Prefixes that carry an IPv4 address inside an IPv6 one (RFC 6052, RFC 8215): what they reach is that address.
 _TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
@@ -83,36 +82,22 @@ class _CheckedResolver(AbstractResolver):
         """Nothing is held open."""
 
 
-class PublicFetcher:
-    """Fetches small https documents whose URLs strangers chose. One aiohttp session, no cookies, no redirects."""
+class PublicFetcher(HttpClient):
+    """Fetches small https documents whose URLs strangers chose, without following redirects."""
 
     def __init__(self, *, allow_loopback: bool, timeout_seconds: float, ca_file: Path | None = None) -> None:
-        self._allow_loopback = allow_loopback
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._ca_file = ca_file
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        context = ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file else None)
-        connector = aiohttp.TCPConnector(
-            resolver=_CheckedResolver(allow_loopback=self._allow_loopback),
+        super().__init__(
+            timeout_seconds=timeout_seconds,
+            ca_file=ca_file,
+            headers={"Accept": "application/json"},
+            resolver=_CheckedResolver(allow_loopback=allow_loopback),
             socket_factory=self._socket,
             use_dns_cache=False,
-            ssl=context,
             limit=16,
             limit_per_host=2,
             force_close=True,  # each fetch is checked anew; a kept connection would outlive its check
         )
-        self._session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=self._timeout, trust_env=False
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._allow_loopback = allow_loopback
 
     async def get(self, url: str, *, max_bytes: int) -> Document:
         """Fetch `url`.
@@ -132,12 +117,8 @@ class PublicFetcher:
         if parts.scheme != "https" or not parts.hostname or parts.username or parts.password:
             raise OutboundError("the URL must be https and have no user or password")
         self._refuse_literal_address(parts.hostname)
-        if self._session is None:
-            raise RuntimeError("PublicFetcher is used as an async context manager")
         try:
-            async with self._session.get(
-                url, allow_redirects=False, headers={"Accept": "application/json"}
-            ) as response:
+            async with self.session.get(url, allow_redirects=False) as response:
                 _require_ok(response, parts.hostname)
                 body = await _read(response, max_bytes + 1)
                 # A header that came several times is one list (RFC 9110 section 5.2).

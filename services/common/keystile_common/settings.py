@@ -124,6 +124,18 @@ class LogSettings(Section):
     level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
 
+class ServiceSettings(Section):
+    """What every service can be told; each gives its own ports and drain time."""
+
+    listen: Listen = Listen()
+    metrics: Listen = Listen()
+    trusted_proxies: list[Network] = []
+    drain_seconds: int = Field(default=10, ge=0)
+    audit: AuditSettings = AuditSettings()
+    traces: TraceSettings = TraceSettings()
+    log: LogSettings = LogSettings()
+
+
 def load(model: type[SettingsT], environ: Mapping[str, str] | None = None) -> SettingsT:
     """Read `model` from the YAML file, secrets folder and variables that `environ` names.
 

@@ -1,14 +1,13 @@
 """Asking the authorization server about a token (RFC 7662)."""
 
 from http import HTTPStatus
-from types import TracebackType
-from typing import Self
 
 import aiohttp
 import structlog
 from opentelemetry.trace import SpanKind, Tracer
 
 from keystile_common import traces
+from keystile_common.http_client import HttpClient
 from keystile_mcp.credentials import credentials
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError, read_answer
 from keystile_mcp.settings import McpSettings
@@ -18,38 +17,23 @@ MAX_ANSWER_BYTES = 64 * 1024
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class IntrospectionClient:
-    """The introspection endpoint of one authorization server, over one shared HTTP session.
-
-    Used as an async context manager, inside the running event loop.
-    """
+class IntrospectionClient(HttpClient):
+    """The introspection endpoint of one authorization server. Used as an async context manager."""
 
     def __init__(self, settings: McpSettings, tracer: Tracer) -> None:
+        self._credentials = credentials(settings.introspection, settings.authorization_server)
+        super().__init__(
+            timeout_seconds=settings.introspection.timeout_seconds,
+            headers={"Accept": "application/json", **self._credentials.headers()},
+            limit=settings.introspection.connections,
+        )
         self._url = settings.introspection_url
         self._issuer = settings.authorization_server
         self._resource = settings.resource
-        self._settings = settings.introspection
-        self._credentials = credentials(settings.introspection, settings.authorization_server)
+        self._timeout_seconds = settings.introspection.timeout_seconds
         self._tracer = tracer
-        self._session: aiohttp.ClientSession | None = None
         self._trouble: str | None = None
         self.has_answered = False
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._settings.connections),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._settings.timeout_seconds),
-            headers={"Accept": "application/json", **self._credentials.headers()},
-            trust_env=False,
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     async def introspect(self, token: str) -> ActiveToken | None:
         """Ask about `token`.
@@ -71,10 +55,8 @@ class IntrospectionClient:
         return active
 
     async def _ask(self, token: str) -> bytes:
-        if self._session is None:
-            raise RuntimeError("IntrospectionClient is used as an async context manager")
         try:
-            async with self._session.post(
+            async with self.session.post(
                 self._url,
                 data={"token": token, "token_type_hint": "access_token", **self._credentials.form()},
                 headers=traces.inject({}),
@@ -86,7 +68,7 @@ class IntrospectionClient:
                     raise IntrospectionError(f"it answered with status {response.status}")
                 return await _body(response)
         except TimeoutError:
-            raise IntrospectionError(f"no answer within {self._settings.timeout_seconds:g} s") from None
+            raise IntrospectionError(f"no answer within {self._timeout_seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as problem:
             raise IntrospectionError(f"it cannot be reached ({type(problem).__name__})") from None
 

@@ -7,13 +7,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, model_validator
 
 from keystile_common.settings import (
-    AuditSettings,
     Listen,
-    LogSettings,
-    Network,
     PublicUrl,
     Section,
-    TraceSettings,
+    ServiceSettings,
     is_loopback_host,
 )
 
@@ -99,7 +96,7 @@ class IntrospectionSettings(Section):
         return self
 
 
-class McpSettings(Section):
+class McpSettings(ServiceSettings):
     """Everything that the MCP resource server can be told."""
 
     resource: Resource
@@ -119,11 +116,7 @@ class McpSettings(Section):
     sessions: Literal["process", "none"] = "process"
     listen: McpListen = McpListen()
     metrics: MetricsListen = MetricsListen()
-    trusted_proxies: list[Network] = []
     drain_seconds: int = Field(default=20, ge=0)
-    log: LogSettings = LogSettings()
-    audit: AuditSettings = AuditSettings()
-    traces: TraceSettings = TraceSettings()
 
     @property
     def introspection_url(self) -> str:

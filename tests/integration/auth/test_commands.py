@@ -177,11 +177,12 @@ def test_a_client_that_cannot_be_is_refused(operator: Operator, options: list[st
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("junk", "is not a JSON Web Key Set"),
-        ("{}", "is not a JSON Web Key Set"),
-        ('{"keys": 7}', "is not a JSON Web Key Set"),
-        (None, "is not a JSON Web Key Set"),
-        (json.dumps({"keys": [PRIVATE.key.as_dict(private=True)]}), "has a private key in it"),
+        ("junk", "is not JSON"),
+        ("{}", "jwks must be a JSON Web Key Set"),
+        ('{"keys": 7}', "jwks must be a JSON Web Key Set"),
+        (None, "cannot be read: No such file or directory"),
+        (json.dumps({"keys": [PRIVATE.key.as_dict(private=True)]}), "jwks must have public keys only"),
+        ('{"keys": [{"kty": "RSA", "n": "AQ", "e": "AQAB", "dp": "AQ"}]}', "jwks must have public keys only"),
     ],
 )
 def test_a_key_file_that_cannot_be_used_is_refused(

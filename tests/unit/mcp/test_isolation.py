@@ -38,4 +38,4 @@ def test_with_every_module_imported_neither_authorization_server_nor_store_is_lo
     listing = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in listing.stdout.split()}
     assert "keystile_mcp" in loaded
-    assert not loaded & {"keystile_auth", "redis", "authlib", "joserfc", "jinja2", "argon2"}
+    assert not loaded & {"keystile_auth", "redis", "authlib", "jinja2", "argon2"}

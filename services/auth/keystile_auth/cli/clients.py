@@ -169,13 +169,14 @@ def _read_keys(path: Path | None) -> dict[str, Any] | None:
         return None
     try:
         document = json.loads(path.read_text())
-        keys = document["keys"]
-        private = any(set(key) & {"d", "k", "p", "q"} for key in keys)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CommandError(f"{path} is not a JSON Web Key Set.") from None
-    if private:
-        raise CommandError(f"{path} has a private key in it; give the public ones only.")
-    return {"keys": keys}
+        metadata.check_key_set(document)
+    except OSError as problem:
+        raise CommandError(f"{path} cannot be read: {problem.strerror}.") from None
+    except ValueError:
+        raise CommandError(f"{path} is not JSON.") from None
+    except OAuthError as problem:
+        raise CommandError(f"{path}: {problem.description}.") from None
+    return {"keys": document["keys"]}
 
 
 async def _find(session: Session, client_id: str) -> Client:

@@ -8,12 +8,10 @@ cluster's issuer and keys come from its API server's own discovery documents.
 import asyncio
 import hashlib
 import json
-import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 from joserfc import jws
@@ -21,6 +19,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from keystile_auth.clients.claims import LEEWAY_SECONDS, audiences_of, is_compact, key_set, numeric_date, refused
+from keystile_common.http_client import HttpClient
 from keystile_common.store import StoreUnavailableError
 
 ALGORITHMS = ("RS256", "ES256")
@@ -34,7 +33,7 @@ class ClusterUnavailableError(StoreUnavailableError):
     """The API server did not tell its keys; nothing is known of the token, so nothing is said of it but 503."""
 
 
-class ServiceAccountTokens:
+class ServiceAccountTokens(HttpClient):
     """Checks service-account tokens of one cluster. Used as an async context manager.
 
     Args:
@@ -46,31 +45,17 @@ class ServiceAccountTokens:
     """
 
     def __init__(self, url: str, ca_file: Path, token_file: Path, audience: str, clock: Callable[[], float]) -> None:
+        super().__init__(timeout_seconds=1.0, ca_file=ca_file if url.startswith("https:") else None)
         self._url = url.rstrip("/")
-        self._ca_file = ca_file
         self._token_file = token_file
         self._audience = audience
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
         self._issuer = ""
         self._keys: KeySet | None = None
         self._fetched = float("-inf")
         self._lock = asyncio.Lock()
         self._verified: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._registry = jws.JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
-
-    async def __aenter__(self) -> Self:
-        context = ssl.create_default_context(cafile=str(self._ca_file)) if self._url.startswith("https:") else False
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context), timeout=aiohttp.ClientTimeout(total=1.0), trust_env=False
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._session is not None:
-            await self._session.close()
 
     async def verify(self, token: str, service_account: str) -> None:
         """Check that the cluster gave `token` to `service_account` for this server, and that it is good now.
@@ -149,10 +134,8 @@ class ServiceAccountTokens:
             self._issuer, self._keys, self._fetched = issuer, keys, self._clock()
 
     async def _get(self, path: str) -> Any:
-        if self._session is None:
-            raise RuntimeError("ServiceAccountTokens is used as an async context manager")
         token = await asyncio.to_thread(self._token_file.read_text)
         headers = {"Authorization": f"Bearer {token.strip()}"}
-        async with self._session.get(self._url + path, headers=headers, allow_redirects=False) as response:
+        async with self.session.get(self._url + path, headers=headers, allow_redirects=False) as response:
             response.raise_for_status()
             return await response.json(content_type=None)
