@@ -176,6 +176,9 @@ mcp.authorization_server
 mcp.sessions
     Whether a client of a revision before 2026-07-28 gets a session, which lives in the process that opened it
     (`process`), or each of its requests is served alone by any replica (`none`).
+mcp.app
+    Your own MCP server instead of the reference server, as `module:name`: the Python SDK's `MCPServer` or `Server`, or
+    an ASGI application that serves MCP at the path of `resource`. Also `keystile-mcp --app`.
 mcp.introspection.url
     Where tokens are introspected; `/introspect` below the issuer by default. May be a cluster-internal http
     address.

@@ -23,7 +23,8 @@ MADE_FOR_AUTH = {
     "metadata_documents.allow_loopback", "metadata_documents.ca_file",
 }  # fmt: skip
 MADE_FOR_MCP = {
-    "resource", "resource_name", "authorization_server", "scopes", "required_scopes", "policy", "listen", "metrics",
+    "app", "resource", "resource_name", "authorization_server", "scopes", "required_scopes", "policy", "listen",
+    "metrics",
     "trusted_proxies", "audit", "traces", "log",
     "introspection.url", "introspection.client_id", "introspection.client_secret", "introspection.token_file",
     "introspection.private_key_file",

@@ -3,3 +3,9 @@
 from importlib.metadata import version
 
 __version__ = version("keystile-mcp")
+
+# Below the version, which it asks for.
+from keystile_mcp.protection import protect
+from keystile_mcp.settings import McpSettings
+
+__all__ = ["McpSettings", "__version__", "protect"]

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 
 from prometheus_client import CollectorRegistry
@@ -13,6 +14,7 @@ from keystile_common.server import ListenError
 from keystile_common.settings import SettingsError
 from keystile_mcp import __version__
 from keystile_mcp.app import create_app
+from keystile_mcp.backend import BackendError
 from keystile_mcp.settings import McpSettings
 from keystile_mcp.streams import OpenStreams
 
@@ -27,13 +29,20 @@ def main() -> None:
         "KEYSTILE_CONFIG names, and from KEYSTILE_… environment variables.",
     )
     parser.add_argument("--version", action="version", version=f"keystile-mcp {__version__}")
-    parser.parse_args()
+    parser.add_argument(
+        "--app",
+        metavar="MODULE:NAME",
+        help="serve your own MCP server instead of the reference server: the SDK's MCPServer or Server, or an ASGI "
+        "application that serves MCP at the path of `resource` (KEYSTILE_APP)",
+    )
+    chosen = parser.parse_args()
+    environ = {**os.environ, **({"KEYSTILE_APP": chosen.app} if chosen.app is not None else {})}
     try:
-        serve(settings.load(McpSettings))
+        serve(settings.load(McpSettings, environ))
     except SettingsError as problem:
         _say(f"These settings cannot be used:\n{problem}")
         raise SystemExit(EXIT_UNUSABLE) from None
-    except ListenError as problem:
+    except (ListenError, BackendError) as problem:
         _say(str(problem))
         raise SystemExit(EXIT_UNUSABLE) from None
 
@@ -47,7 +56,8 @@ def serve(chosen: McpSettings) -> None:
 
     Raises:
         ListenError: an address cannot be listened on.
-        SettingsError: the audit file cannot be written.
+        BackendError: what shall serve MCP cannot be had.
+        SettingsError: a file that the settings name cannot be used.
     """
     logs.configure(chosen.log)
     if chosen.log.level != "debug":

@@ -10,34 +10,41 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keystile_common.audit import Actor
 from keystile_common.metrics import McpMetrics
+from keystile_mcp.backend import Backend
 from keystile_mcp.challenge import Challenge, insufficient_scope
 from keystile_mcp.denials import client_address
 from keystile_mcp.operation import MessageError, Operation, bodiless_operation, read_operation
 from keystile_mcp.policy import Policy
 from keystile_mcp.tool_calls import ToolCalls
+from keystile_mcp.tool_lists import ToolLists
+
+_MAY_LIST_TOOLS = frozenset({"tools/list", "get"})
+"""A session's stream, too, when it repeats answers that a client has missed."""
 
 
 class PolicyEnforcement:
-    """Reads what an authenticated request asks for, and lets it through to `app` if its token may.
+    """Reads what an authenticated request asks for, and lets it through to `backend` if its token may.
 
     The body decides, not the Mcp-Method and Mcp-Name headers: it is what the MCP server acts on. It goes on
     unchanged. A cap on its size is set further out, before anything of it is read.
 
     Args:
-        app: an MCP server, as ASGI.
+        backend: the MCP server.
         policy: which scopes an operation needs.
         challenge: writes refusals.
-        tool_calls: records calls that are refused.
+        tool_calls: records calls.
         metrics: where requests are counted.
     """
 
     def __init__(
-        self, app: ASGIApp, policy: Policy, challenge: Challenge, tool_calls: ToolCalls, metrics: McpMetrics
+        self, backend: Backend, policy: Policy, challenge: Challenge, tool_calls: ToolCalls, metrics: McpMetrics
     ) -> None:
-        self._app = app
+        self._app = backend.app
+        self._strictly = backend.reads_elsewhere
         self._policy = policy
         self._challenge = challenge
         self._tool_calls = tool_calls
+        self._tool_lists = ToolLists(policy, tool_calls.know)
         self._requests = RequestCounter(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,7 +56,7 @@ class PolicyEnforcement:
             if body is None:
                 return
             try:
-                operation = read_operation(body)
+                operation = read_operation(body, strictly=self._strictly)
             except MessageError as error:
                 self._requests.count("unknown", HTTPStatus.BAD_REQUEST)
                 await _refuse_message(error, send)
@@ -60,7 +67,13 @@ class PolicyEnforcement:
         if missing:
             await self._deny(operation, needed, missing, scope, send)
             return
-        await self._app(scope, receive, self._requests.counting(operation.method, send))
+        send = self._requests.counting(operation.method, send)
+        if operation.tool is not None:
+            await self._tool_calls.serve(self._app, operation, scope, receive, send)
+        elif operation.method in _MAY_LIST_TOOLS:
+            await self._tool_lists.serve(self._app, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     async def _deny(
         self, operation: Operation, needed: Sequence[str], missing: Sequence[str], scope: Scope, send: Send
@@ -69,6 +82,29 @@ class PolicyEnforcement:
         self._requests.count(operation.method, HTTPStatus.FORBIDDEN)
         self._tool_calls.record_denied(operation.tool, Actor(token.subject, token.client_id, client_address(scope)))
         await self._challenge.refuse(insufficient_scope(needed, missing), send)
+
+
+class RequiredScopes:
+    """Lets an authenticated request through to `app` if its token has what every request needs.
+
+    Args:
+        app: any ASGI application.
+        required: the scopes.
+        challenge: writes refusals.
+    """
+
+    def __init__(self, app: ASGIApp, required: Sequence[str], challenge: Challenge) -> None:
+        self._app = app
+        self._required = required
+        self._challenge = challenge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request that the bearer check let through."""
+        missing = [needed for needed in self._required if needed not in scope["user"].scopes]
+        if missing:
+            await self._challenge.refuse(insufficient_scope(self._required, missing), send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class RequestCounter:

@@ -33,6 +33,7 @@ class ActiveToken:
         not_before: Unix time before which it must not be accepted, or None.
         expires_at: Unix time at which it ends.
         username: a name for people, or None.
+        grantable_scopes: what a token of the same user and client could have at most, or None if nobody said.
     """
 
     issuer: str
@@ -43,6 +44,7 @@ class ActiveToken:
     not_before: float | None
     expires_at: float
     username: str | None = None
+    grantable_scopes: tuple[str, ...] | None = None
 
     @property
     def actor(self) -> Actor:
@@ -55,7 +57,8 @@ class ActiveToken:
 
         It holds no token: whatever runs behind the bearer check has no use for one, and must not pass one on.
         """
-        claims = {"iss": self.issuer} | ({"username": self.username} if self.username else {})
+        optional = {"username": self.username, "grantable_scopes": self.grantable_scopes}
+        claims = {"iss": self.issuer} | {name: value for name, value in optional.items() if value is not None}
         return AuthenticatedUser(
             AccessToken(
                 token="",
@@ -94,6 +97,8 @@ def read_answer(body: bytes, issuer: str, resource: str) -> ActiveToken | None:
         issuer: whose endpoint answered.
         resource: this resource's identifier.
 
+    `grantable_scope` is ours (RFC 7662 section 2.2 allows for members that are not registered).
+
     Returns:
         The token, or None if it is not active.
 
@@ -115,6 +120,7 @@ def read_answer(body: bytes, issuer: str, resource: str) -> ActiveToken | None:
     expires_at = _time(answer, "exp")
     if expires_at is None:
         raise IntrospectionError("the answer has no exp")
+    grantable = _text(answer, "grantable_scope")
     return ActiveToken(
         issuer=_text(answer, "iss") or issuer,
         resource=resource if _is_meant_for(answer.get("aud"), resource) else None,
@@ -124,6 +130,7 @@ def read_answer(body: bytes, issuer: str, resource: str) -> ActiveToken | None:
         not_before=_time(answer, "nbf"),
         expires_at=expires_at,
         username=_text(answer, "username"),
+        grantable_scopes=None if grantable is None else tuple(grantable.split()),
     )
 
 

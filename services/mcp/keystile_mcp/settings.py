@@ -39,6 +39,13 @@ def _origin(value: str) -> str:
     return value
 
 
+def _app_name(value: str) -> str:
+    module, _, name = value.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise ValueError("must be module:name, such as mypackage.server:mcp")
+    return value
+
+
 def _declared(value: str, info: ValidationInfo) -> str:
     scopes = info.data.get("scopes")
     if scopes is not None and value not in scopes:
@@ -54,6 +61,9 @@ ScopeName = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$")]
 
 DeclaredScope = Annotated[str, AfterValidator(_declared)]
 """A scope that the setting `scopes` has a sentence for."""
+
+AppName = Annotated[str, AfterValidator(_app_name)]
+"""Where a Python object is found, as module:name."""
 
 Origin = Annotated[str, AfterValidator(_origin)]
 IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
@@ -111,6 +121,7 @@ class McpSettings(ServiceSettings):
     required_scopes: list[DeclaredScope] = Field(default=["mcp:basic"], validate_default=True)
     policy: dict[str, list[DeclaredScope]] = Field(default={"long_running": ["mcp:jobs"]}, validate_default=True)
     allowed_origins: list[Origin] = []
+    app: AppName | None = None
     # Sessions of revisions before 2026-07-28 live in the process that opened them. With several replicas there can be
     # none: then each request is served alone, and what a server would say outside of a call is not delivered.
     sessions: Literal["process", "none"] = "process"

@@ -1,22 +1,24 @@
 """Tool calls, as the audit log and the metrics tell of them."""
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any
 
-from mcp.server.auth.middleware.auth_context import get_access_token
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp_types import CallToolResult
-from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import McpMetrics
+from keystile_mcp.answers import Answer
 from keystile_mcp.denials import client_address
+from keystile_mcp.operation import Operation
 
 UNKNOWN = "unknown"
+MAX_TOOLS = 1000
+"""So many names at most get into metrics; a server that has more of them counts the rest as unknown."""
 
 
 class ToolCalls:
-    """Records every tool call; a middleware of the SDK's MCP server, where a tool's outcome is known.
+    """Records every tool call, by what the answer to it says.
 
     Args:
         audit: the audit log.
@@ -28,11 +30,13 @@ class ToolCalls:
         self._audit = audit
         self._calls = metrics.tool_calls
         self._resource = resource
-        self._tools: frozenset[str] = frozenset()
+        self._tools: set[str] = set()
 
     def know(self, tools: Iterable[str]) -> None:
-        """Say which tools there are; no other name gets into a metric or the audit log."""
-        self._tools = frozenset(tools)
+        """Say which tools the server has; no other name gets into a metric or the audit log."""
+        for tool in tools:
+            if len(self._tools) < MAX_TOOLS:
+                self._tools.add(tool)
 
     def record_denied(self, tool: str | None, actor: Actor) -> None:
         """Record a request that lacked scopes: a call of `tool`, or no tool call if that is None."""
@@ -42,44 +46,44 @@ class ToolCalls:
             EventType.ACCESS_DENIED, "denied", actor, reason="insufficient_scope", target=self._target(tool)
         )
 
-    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Pass a message on, and record its outcome if it is a tool call."""
-        if ctx.method != "tools/call":
-            return await call_next(ctx)
-        problem: str | None = "error"  # raised, or cancelled with its request
-        try:
-            result = await call_next(ctx)
-            problem = "tool_error" if _is_error(result) else None
-        finally:
-            self._record(ctx, problem)
-        return result
+    async def serve(self, app: ASGIApp, call: Operation, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let `app` serve a request that calls a tool, and record how it ended."""
+        problem: str | None = "no_answer"  # the client went away, or the server broke
 
-    def _record(self, context: ServerRequestContext[Any, Any], problem: str | None) -> None:
+        def look(message: dict[str, Any]) -> None:
+            nonlocal problem
+            # In a stream there may be other requests and notifications before the answer.
+            if "method" not in message and message.get("id") == call.request_id:
+                problem = _problem(message)
+
+        answer = Answer(send, look)
+        try:
+            await app(scope, receive, answer.send)
+        finally:
+            if answer.status is not None and answer.status >= HTTPStatus.BAD_REQUEST:
+                problem = "error"
+            self._record(call, problem, _actor(scope))
+
+    def _record(self, call: Operation, problem: str | None, actor: Actor) -> None:
         outcome = "failure" if problem else "success"
-        name = (context.params or {}).get("name")
-        tool = self._known(name if isinstance(name, str) else UNKNOWN)
-        self._calls.labels(tool, outcome).inc()
-        self._audit.record(EventType.TOOL_CALLED, outcome, _actor(context), reason=problem, target=self._target(tool))
+        self._calls.labels(self._known(call.tool), outcome).inc()
+        self._audit.record(EventType.TOOL_CALLED, outcome, actor, reason=problem, target=self._target(call.tool))
 
     def _target(self, tool: str | None) -> dict[str, str]:
         target = {"resource": self._resource}
         return target if tool is None else {**target, "tool": self._known(tool)}
 
-    def _known(self, tool: str) -> str:
-        return tool if tool in self._tools else UNKNOWN
+    def _known(self, tool: str | None) -> str:
+        return tool if tool in self._tools and tool is not None else UNKNOWN
 
 
-def _actor(context: ServerRequestContext[Any, Any]) -> Actor:
-    request = context.request
-    address = client_address(request.scope) if isinstance(request, Request) else None
-    token = get_access_token()
-    return Actor(token.subject, token.client_id, address) if token else Actor(ip=address)
+def _actor(scope: Scope) -> Actor:
+    token = scope["user"].access_token
+    return Actor(token.subject, token.client_id, client_address(scope))
 
 
-def _is_error(result: HandlerResult) -> bool:
-    # A handler may answer with the SDK's model or with the JSON it becomes.
-    match result:
-        case CallToolResult(is_error=True) | {"isError": True}:
-            return True
-        case _:
-            return False
+def _problem(message: dict[str, Any]) -> str | None:
+    if "error" in message:
+        return "error"
+    result = message.get("result")
+    return "tool_error" if isinstance(result, dict) and result.get("isError") is True else None

@@ -4,13 +4,17 @@ A request that names 2026-07-28 is served alone, without a session, and answered
 older revisions open a session and get event streams.
 """
 
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 from urllib.parse import urlsplit
 
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
-from starlette.types import ASGIApp
+from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.settings import McpSettings
@@ -40,22 +44,57 @@ def allowed_origins(settings: McpSettings) -> list[str]:
     return [*settings.allowed_origins, *(f"{scheme}://{host}" for host in allowed_hosts(settings))]
 
 
-def session_manager(server: MCPServer, settings: McpSettings, metrics: McpMetrics) -> StreamableHTTPSessionManager:
-    """Make the transport of `server`; it serves while its `run()` context is open."""
-    manager = StreamableHTTPSessionManager(
-        # The public way to one, `MCPServer.streamable_http_app`, makes a whole application around it.
-        server._lowlevel_server,
-        security_settings=TransportSecuritySettings(
-            allowed_hosts=allowed_hosts(settings), allowed_origins=allowed_origins(settings)
-        ),
-        max_request_body_size=MAX_BODY_BYTES,
-        stateless=settings.sessions == "none",
-    )
-    # The SDK has no public count of its sessions.
-    metrics.sessions.set_function(lambda: len(manager._server_instances))
-    return manager
+def _security(settings: McpSettings) -> TransportSecuritySettings:
+    return TransportSecuritySettings(allowed_hosts=allowed_hosts(settings), allowed_origins=allowed_origins(settings))
 
 
-def endpoint(manager: StreamableHTTPSessionManager) -> ASGIApp:
-    """The transport as an ASGI application, whose tools can ask the SDK's `get_access_token()` who calls."""
-    return AuthContextMiddleware(StreamableHTTPASGIApp(manager))
+class HostAndOrigin:
+    """Lets a request through to `app` if it names this resource's host, and an allowed origin if any (MCP, transports).
+
+    The SDK's own transport does so by itself.
+    """
+
+    def __init__(self, app: ASGIApp, settings: McpSettings) -> None:
+        self._app = app
+        self._security = TransportSecurityMiddleware(_security(settings))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        refusal = await self._security.validate_request(Request(scope), is_post=scope["method"] == "POST")
+        await (refusal or self._app)(scope, receive, send)
+
+
+class SdkServer:
+    """A backend: a server of the Python SDK, in this process.
+
+    Args:
+        server: as `MCPServer` or the low-level `Server`.
+        settings: the resource, its sessions, and the hosts and origins it is reached by.
+        metrics: where sessions are counted.
+    """
+
+    reads_elsewhere = False
+
+    def __init__(self, server: MCPServer | Server[Any], settings: McpSettings, metrics: McpMetrics) -> None:
+        self._server = server
+        self._manager = StreamableHTTPSessionManager(
+            # The public way to one, `MCPServer.streamable_http_app`, makes a whole application around it.
+            server._lowlevel_server if isinstance(server, MCPServer) else server,
+            security_settings=_security(settings),
+            max_request_body_size=MAX_BODY_BYTES,
+            stateless=settings.sessions == "none",
+        )
+        # The SDK has no public count of its sessions.
+        metrics.sessions.set_function(lambda: len(self._manager._server_instances))
+        # Tools can ask the SDK's `get_access_token()` who calls.
+        self.app: ASGIApp = AuthContextMiddleware(StreamableHTTPASGIApp(self._manager))
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """The time in which it serves; once."""
+        return self._manager.run()
+
+    async def tools(self) -> frozenset[str]:
+        """The tools that it has now."""
+        if isinstance(self._server, MCPServer):
+            return frozenset(tool.name for tool in await self._server.list_tools())
+        return frozenset()

@@ -18,6 +18,7 @@ from mcp import Client
 from mcp.client.client import ConnectMode
 from mcp.client.streamable_http import streamable_http_client
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 
 from keystile_common import opaque, traces
 from keystile_common.audit import AuditLog, StreamSink
@@ -185,6 +186,22 @@ async def resource_server(
     scripted: ScriptedAuthorizationServer, tracing: Tracing | None = None, **settings: Any
 ) -> AsyncIterator[ResourceServer]:
     """Serve the application under uvicorn; `settings` go over those that every test needs."""
+
+    def make(chosen: McpSettings, metrics: McpMetrics, audit: AuditLog) -> ASGIApp:
+        used = tracing or traces.configure(TraceSettings(), "keystile-mcp", "test")
+        return create_app(chosen, metrics, audit, used, streams=OpenStreams())
+
+    async with serving(scripted, make, **settings) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(
+    scripted: ScriptedAuthorizationServer,
+    make: Callable[[McpSettings, McpMetrics, AuditLog], ASGIApp],
+    **settings: Any,
+) -> AsyncIterator[ResourceServer]:
+    """Serve what `make` makes under uvicorn."""
     listener = _loopback()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
     scripted.resource = url
@@ -197,13 +214,7 @@ async def resource_server(
     }
     metrics, audit_text = McpMetrics(CollectorRegistry(), "test"), io.StringIO()
     audit = AuditLog([StreamSink("stdout", audit_text)], metrics.audit)
-    app = create_app(
-        McpSettings.model_validate(values),
-        metrics,
-        audit,
-        tracing or traces.configure(TraceSettings(), "keystile-mcp", "test"),
-        streams=OpenStreams(),
-    )
+    app = make(McpSettings.model_validate(values), metrics, audit)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

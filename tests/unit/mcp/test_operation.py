@@ -12,7 +12,7 @@ from keystile_mcp.operation import MessageError, Operation, bodiless_operation, 
 
 def test_a_tool_call_is_read_with_its_tool() -> None:
     body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}'
-    assert read_operation(body) == Operation("tools/call", "echo")
+    assert read_operation(body) == Operation("tools/call", "echo", 1)
 
 
 @pytest.mark.parametrize(

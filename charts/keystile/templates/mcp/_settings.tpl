@@ -19,6 +19,9 @@ scopes:
   {{- toYaml $server.scopes | nindent 2 }}
 required_scopes: {{ toJson $server.required_scopes }}
 policy: {{ toJson $server.policy }}
+{{- with $server.app }}
+app: {{ . | quote }}
+{{- end }}
 listen: {host: 0.0.0.0, port: 3232}
 metrics: {host: 0.0.0.0, port: 9465}
 trusted_proxies: {{ toJson .root.Values.network.trusted_proxies }}
