@@ -179,6 +179,20 @@ mcp.sessions
 mcp.app
     Your own MCP server instead of the reference server, as `module:name`: the Python SDK's `MCPServer` or `Server`, or
     an ASGI application that serves MCP at the path of `resource`. Also `keystile-mcp --app`.
+mcp.upstream.url
+    Its MCP endpoint (Streamable HTTP). Also `keystile-mcp --upstream`.
+mcp.upstream.bearer
+    Secret that it is shown as `Authorization: Bearer`.
+mcp.upstream.token_file
+    The same from a file that is renewed, such as a projected service-account token.
+mcp.upstream.identity_key_file
+    Private key (PEM or JWK) to sign the identity header with; without it no identity is passed on.
+mcp.upstream.ca_file
+    Certificate authorities to trust, PEM; the system's by default.
+mcp.upstream.connect_timeout_seconds
+    How long reaching it may take. An answer may take as long as it takes.
+mcp.upstream.connections
+    Open connections to it at most; a stream holds one.
 mcp.introspection.url
     Where tokens are introspected; `/introspect` below the issuer by default. May be a cluster-internal http
     address.

@@ -156,6 +156,13 @@ class McpMetrics:
             ["tool", "outcome"],
             registry=registry,
         )
+        self.upstream_failures = Counter(
+            "keystile_upstream_failures_total",
+            "Requests that the MCP server behind this one did not answer, by kind: connection, timeout, refused, "
+            "protocol, broken_off, credentials.",
+            ["kind"],
+            registry=registry,
+        )
         self.sessions = Gauge("keystile_mcp_sessions", "Open MCP sessions in this process.", registry=registry)
         _process(registry, "mcp", version)
 

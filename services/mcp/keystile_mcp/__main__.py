@@ -35,8 +35,15 @@ def main() -> None:
         help="serve your own MCP server instead of the reference server: the SDK's MCPServer or Server, or an ASGI "
         "application that serves MCP at the path of `resource` (KEYSTILE_APP)",
     )
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="serve an MCP server that runs elsewhere, in any language, by its Streamable HTTP endpoint; it never gets "
+        "the client's token (KEYSTILE_UPSTREAM__URL)",
+    )
     chosen = parser.parse_args()
-    environ = {**os.environ, **({"KEYSTILE_APP": chosen.app} if chosen.app is not None else {})}
+    given = {"KEYSTILE_APP": chosen.app, "KEYSTILE_UPSTREAM__URL": chosen.upstream}
+    environ = {**os.environ, **{name: value for name, value in given.items() if value is not None}}
     try:
         serve(settings.load(McpSettings, environ))
     except SettingsError as problem:

@@ -1,5 +1,6 @@
 """The resource server, put together."""
 
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from keystile_mcp.introspection_cache import Clock
 from keystile_mcp.protection import McpEndpoint, Protection
 from keystile_mcp.settings import McpSettings
 from keystile_mcp.streams import OpenStreams
+from keystile_mcp.upstream import Upstream
 
 
 def create_app(
@@ -67,4 +69,7 @@ def create_app(
 def _backend(settings: McpSettings, metrics: McpMetrics) -> Backend:
     if settings.app is not None:
         return asgi_app.backend(settings.app, settings, metrics)
+    if settings.upstream.url is not None:
+        # One process, one key; what several replicas share is not there yet.
+        return Upstream(settings, metrics, secrets.token_bytes(32))
     return transport.SdkServer(reference_server.create_server(__version__), settings, metrics)

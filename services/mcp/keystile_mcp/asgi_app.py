@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.backend import Backend, BackendError
+from keystile_mcp.owned_sessions import OwnedSessions
 from keystile_mcp.settings import McpSettings
 from keystile_mcp.transport import HostAndOrigin, SdkServer
 
@@ -75,7 +77,8 @@ class AsgiApp:
 
     def __init__(self, app: ASGIApp, settings: McpSettings) -> None:
         self._app = app
-        self.app: ASGIApp = HostAndOrigin(AuthContextMiddleware(self._serve), settings)
+        owned = OwnedSessions(self._serve, secrets.token_bytes(32))
+        self.app: ASGIApp = HostAndOrigin(AuthContextMiddleware(owned), settings)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Uncompressed: what it answers is read on the way.

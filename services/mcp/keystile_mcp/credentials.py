@@ -1,32 +1,16 @@
 """How this resource server says who it is at the introspection endpoint."""
 
 import base64
-import json
 import secrets
 import time
-from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import quote_plus
 
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, OKPKey, RSAKey
-
 from keystile_common.settings import SettingsError
-from keystile_mcp.introspection_answer import IntrospectionError
+from keystile_mcp.key_files import KeyFileError, RenewedFile, SigningKey
 from keystile_mcp.settings import IntrospectionSettings
 
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-REREAD_SECONDS = 10.0
-"""The kubelet renews a projected token when four fifths of its life are over, so there is time."""
 ASSERTION_SECONDS = 60
-ASSERTION_ALGORITHMS = {
-    ("EC", "P-256"): "ES256",
-    ("EC", "P-384"): "ES384",
-    ("RSA", None): "PS256",
-    ("OKP", "Ed25519"): "Ed25519",
-}
-"""By the key's type and curve."""
 
 
 class SharedSecret:
@@ -51,13 +35,12 @@ class TokenFile:
 
     Args:
         client_id: this resource's name at the authorization server.
-        path: of the file: a pod's projected service-account token for that server's audience.
-        clock: seconds that only go forward.
+        file: a pod's projected service-account token for that server's audience.
     """
 
-    def __init__(self, client_id: str, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client_id: str, file: RenewedFile) -> None:
         self._client_id = client_id
-        self._file = _RenewedFile("introspection.token_file", path, clock)
+        self._file = file
 
     def headers(self) -> dict[str, str]:
         """What it adds to the request's headers."""
@@ -67,7 +50,7 @@ class TokenFile:
         """What it adds to the request's form.
 
         Raises:
-            IntrospectionError: the file cannot be read.
+            KeyFileError: the file cannot be read.
         """
         return _assertion(self._client_id, self._file.text())
 
@@ -77,16 +60,14 @@ class PrivateKey:
 
     Args:
         client_id: this resource's name at the authorization server.
-        path: of a file with the private key: PEM, or a JWK whose `kid` goes into the assertion.
+        key: signs.
         issuer: the authorization server, which the assertion is for.
-        clock: seconds that only go forward, for reading the file again.
     """
 
-    def __init__(self, client_id: str, path: Path, issuer: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client_id: str, key: SigningKey, issuer: str) -> None:
         self._client_id = client_id
+        self._key = key
         self._issuer = issuer
-        self._file = _RenewedFile("introspection.private_key_file", path, clock)
-        self._text: str | None = None
 
     def headers(self) -> dict[str, str]:
         """What it adds to the request's headers."""
@@ -96,9 +77,8 @@ class PrivateKey:
         """What it adds to the request's form.
 
         Raises:
-            IntrospectionError: the file cannot be read, or is no private key.
+            KeyFileError: the file cannot be read, or is no private key.
         """
-        self._read()
         now = int(time.time())
         claims = {
             "iss": self._client_id,
@@ -108,54 +88,7 @@ class PrivateKey:
             "exp": now + ASSERTION_SECONDS,
             "jti": secrets.token_urlsafe(16),
         }
-        return _assertion(self._client_id, jwt.encode(self._header, claims, self._key, algorithms=[self._algorithm]))
-
-    def _read(self) -> None:
-        text = self._file.text()
-        if text == self._text:
-            return
-        try:
-            # What the error says could be of the key.
-            key = _private_key(text)
-            algorithm = ASSERTION_ALGORITHMS[key.key_type, getattr(key, "curve_name", None)]
-        except (JoseError, ValueError, TypeError, KeyError):
-            raise IntrospectionError(
-                "introspection.private_key_file must hold a private key (EC P-256 or P-384, RSA, Ed25519; PEM or JWK)"
-            ) from None
-        self._key, self._algorithm = key, algorithm
-        self._header = {"alg": algorithm, **({"kid": key.kid} if key.kid else {})}
-        self._text = text
-
-
-class _RenewedFile:
-    # A small file that is read again now and then.
-    def __init__(self, setting: str, path: Path, clock: Callable[[], float]) -> None:
-        self._setting = setting
-        self._path = path
-        self._clock = clock
-        self._text = ""
-        self._read_at = float("-inf")
-
-    def text(self) -> str:
-        if self._clock() - self._read_at >= REREAD_SECONDS:
-            try:
-                self._text = self._path.read_text().strip()
-            except (OSError, UnicodeDecodeError):
-                raise IntrospectionError(f"{self._setting} cannot be read") from None
-            self._read_at = self._clock()
-        return self._text
-
-
-def _private_key(text: str) -> ECKey | RSAKey | OKPKey:
-    document = json.loads(text) if text.startswith("{") else text
-    for kind in (ECKey, RSAKey, OKPKey):
-        try:
-            key = kind.import_key(document)
-        except (JoseError, ValueError, TypeError, KeyError):
-            continue
-        if key.is_private:
-            return key
-    raise ValueError("no private key")
+        return _assertion(self._client_id, self._key.sign(claims))
 
 
 def _assertion(client_id: str, assertion: str) -> dict[str, str]:
@@ -172,12 +105,13 @@ def credentials(settings: IntrospectionSettings, issuer: str) -> Credentials:
         SettingsError: the private key cannot be used. (A service-account token may be mounted later than we start.)
     """
     if settings.token_file is not None:
-        return TokenFile(settings.client_id, settings.token_file)
+        return TokenFile(settings.client_id, RenewedFile("introspection.token_file", settings.token_file))
     if settings.private_key_file is not None:
-        signer = PrivateKey(settings.client_id, settings.private_key_file, issuer)
+        key = SigningKey(RenewedFile("introspection.private_key_file", settings.private_key_file))
+        signer = PrivateKey(settings.client_id, key, issuer)
         try:
             signer.form()
-        except IntrospectionError as problem:
+        except KeyFileError as problem:
             raise SettingsError(str(problem)) from None
         return signer
     assert settings.client_secret is not None  # noqa: S101 (the settings have one of the three)

@@ -62,6 +62,7 @@ class PolicyEnforcement:
                 await _refuse_message(error, send)
                 return
             receive = _replay(body, receive)
+            scope["mcp_request_id"] = operation.request_id
         needed = self._policy.needed_for(operation.tool)
         missing = [needed_scope for needed_scope in needed if needed_scope not in user.scopes]
         if missing:

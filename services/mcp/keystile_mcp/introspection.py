@@ -10,6 +10,7 @@ from keystile_common import traces
 from keystile_common.http_client import HttpClient
 from keystile_mcp.credentials import credentials
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError, read_answer
+from keystile_mcp.key_files import KeyFileError
 from keystile_mcp.settings import McpSettings
 
 MAX_ANSWER_BYTES = 64 * 1024
@@ -67,6 +68,8 @@ class IntrospectionClient(HttpClient):
                 if response.status != HTTPStatus.OK:
                     raise IntrospectionError(f"it answered with status {response.status}")
                 return await _body(response)
+        except KeyFileError as problem:
+            raise IntrospectionError(str(problem)) from None
         except TimeoutError:
             raise IntrospectionError(f"no answer within {self._timeout_seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as problem:

@@ -32,6 +32,13 @@ def _introspection_url(value: str) -> str:
     return value
 
 
+def _upstream_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.username or url.password or url.fragment:
+        raise ValueError("must be the URL of an MCP endpoint, without user or password, such as http://tools:8080/mcp")
+    return value
+
+
 def _origin(value: str) -> str:
     url = urlsplit(value)
     if not url.scheme or not url.hostname or value != f"{url.scheme}://{url.netloc}" or {"*", "@"} & set(value):
@@ -66,6 +73,7 @@ AppName = Annotated[str, AfterValidator(_app_name)]
 """Where a Python object is found, as module:name."""
 
 Origin = Annotated[str, AfterValidator(_origin)]
+UpstreamUrl = Annotated[str, AfterValidator(_upstream_url)]
 IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
 
 
@@ -106,6 +114,30 @@ class IntrospectionSettings(Section):
         return self
 
 
+class UpstreamSettings(Section):
+    """An MCP server behind this one, which gets the requests that are let through.
+
+    It is shown `bearer` or the token in `token_file`, or neither; the client's own token never. With
+    `identity_key_file` each request says who makes it, in the header `Keystile-Identity`: a JWT signed with that key.
+    """
+
+    url: UpstreamUrl | None = None
+    bearer: SecretStr | None = Field(default=None, min_length=1)
+    token_file: Path | None = None
+    identity_key_file: Path | None = None
+    ca_file: Path | None = None
+    connect_timeout_seconds: float = Field(default=2, gt=0, le=30)
+    connections: int = Field(default=256, ge=1)
+
+    @model_validator(mode="after")
+    def _has_at_most_one_proof(self) -> Self:
+        if self.url is None and self.model_fields_set - {"url"}:
+            raise ValueError("needs url, the MCP endpoint that the rest is about")
+        if self.bearer is not None and self.token_file is not None:
+            raise ValueError("takes bearer or token_file, not both")
+        return self
+
+
 class McpSettings(ServiceSettings):
     """Everything that the MCP resource server can be told."""
 
@@ -122,12 +154,19 @@ class McpSettings(ServiceSettings):
     policy: dict[str, list[DeclaredScope]] = Field(default={"long_running": ["mcp:jobs"]}, validate_default=True)
     allowed_origins: list[Origin] = []
     app: AppName | None = None
+    upstream: UpstreamSettings = UpstreamSettings()
     # Sessions of revisions before 2026-07-28 live in the process that opened them. With several replicas there can be
     # none: then each request is served alone, and what a server would say outside of a call is not delivered.
     sessions: Literal["process", "none"] = "process"
     listen: McpListen = McpListen()
     metrics: MetricsListen = MetricsListen()
     drain_seconds: int = Field(default=20, ge=0)
+
+    @model_validator(mode="after")
+    def _serves_one_thing(self) -> Self:
+        if self.app is not None and self.upstream.url is not None:
+            raise ValueError("app and upstream.url: give one of them, or neither for the reference server")
+        return self
 
     @property
     def introspection_url(self) -> str:

@@ -10,6 +10,7 @@ import pytest
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from keystile_mcp.credentials import PrivateKey
+from keystile_mcp.key_files import RenewedFile, SigningKey
 from tests.auth_server import OTHER_RESOURCE, RESOURCE, SCOPES, AuthServer, running_auth_server
 from tests.client_key import ClientKey, key_set
 from tests.document_host import DocumentHost
@@ -50,7 +51,7 @@ def test_a_key_from_a_pem_file_has_no_id_and_proves_a_resource_that_has_one_key(
 ) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(KEYS[number].as_pem(private=True))
-    proof = PrivateKey(f"only-{number}", path, server.issuer)
+    proof = PrivateKey(f"only-{number}", SigningKey(RenewedFile("key", path)), server.issuer)
     assert introspect(server, token="x", **proof.form()).json() == {"active": False}
 
 
@@ -60,7 +61,7 @@ def test_a_resource_introspects_with_assertions_signed_by_its_private_key(
 ) -> None:
     path = tmp_path / "key"
     path.write_text(json.dumps(key.as_dict(private=True)))
-    proof = PrivateKey("mcp", path, server.issuer)
+    proof = PrivateKey("mcp", SigningKey(RenewedFile("key", path)), server.issuer)
     access = server.tokens(server.register().id)["access_token"]
     for _ in range(2):
         answer = introspect(server, token=access, **proof.form())

@@ -9,8 +9,8 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from pydantic import ValidationError
 
 from keystile_common.settings import SettingsError
-from keystile_mcp.credentials import JWT_BEARER, REREAD_SECONDS, PrivateKey, SharedSecret, TokenFile, credentials
-from keystile_mcp.introspection_answer import IntrospectionError
+from keystile_mcp.credentials import JWT_BEARER, PrivateKey, SharedSecret, TokenFile, credentials
+from keystile_mcp.key_files import REREAD_SECONDS, KeyFileError, RenewedFile, SigningKey
 from keystile_mcp.settings import IntrospectionSettings
 
 
@@ -23,7 +23,7 @@ def test_a_secret_is_sent_as_http_basic_each_part_form_encoded() -> None:
 def test_a_token_file_is_sent_as_a_client_assertion_without_its_line_end(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("a.b.c\n")
-    proof = TokenFile("tools", path)
+    proof = TokenFile("tools", RenewedFile("introspection.token_file", path))
     assert proof.headers() == {}
     assert proof.form() == {
         "client_id": "tools",
@@ -35,7 +35,7 @@ def test_a_token_file_is_sent_as_a_client_assertion_without_its_line_end(tmp_pat
 def test_a_renewed_token_file_is_read_again_after_a_while(tmp_path: Path) -> None:
     path, now = tmp_path / "token", [0.0]
     path.write_text("old")
-    proof = TokenFile("tools", path, lambda: now[0])
+    proof = TokenFile("tools", RenewedFile("introspection.token_file", path, lambda: now[0]))
     assert proof.form()["client_assertion"] == "old"
     path.write_text("new")
     now[0] = REREAD_SECONDS - 0.1
@@ -45,15 +45,15 @@ def test_a_renewed_token_file_is_read_again_after_a_while(tmp_path: Path) -> Non
 
 
 def test_a_token_file_that_cannot_be_read_is_no_answer_rather_than_no_proof(tmp_path: Path) -> None:
-    with pytest.raises(IntrospectionError, match="token_file"):
-        TokenFile("tools", tmp_path / "missing").form()
+    with pytest.raises(KeyFileError, match="token_file"):
+        TokenFile("tools", RenewedFile("introspection.token_file", tmp_path / "missing")).form()
 
 
 def test_an_assertion_is_signed_anew_for_each_request_for_the_authorization_server_alone(tmp_path: Path) -> None:
     key = ECKey.generate_key("P-256", auto_kid=True)
     path = tmp_path / "key"
     path.write_text(json.dumps(key.as_dict(private=True)))
-    proof = PrivateKey("tools", path, "https://auth.example.com")
+    proof = PrivateKey("tools", SigningKey(RenewedFile("key", path)), "https://auth.example.com")
     first, second = (jwt.decode(proof.form()["client_assertion"], key, algorithms=["ES256"]) for _ in range(2))
     assert first.header == {"alg": "ES256", "kid": key.kid, "typ": "JWT"}
     assert first.claims["jti"] != second.claims["jti"]
@@ -69,7 +69,7 @@ def test_a_renewed_private_key_is_used_after_a_while(tmp_path: Path) -> None:
     old, new = ECKey.generate_key("P-256"), RSAKey.generate_key(2048)
     path, now = tmp_path / "key", [0.0]
     path.write_bytes(old.as_pem(private=True))
-    proof = PrivateKey("tools", path, "https://auth.example.com", lambda: now[0])
+    proof = PrivateKey("tools", SigningKey(RenewedFile("key", path, lambda: now[0])), "https://auth.example.com")
     jwt.decode(proof.form()["client_assertion"], old, algorithms=["ES256"])
     path.write_bytes(new.as_pem(private=True))
     now[0] = REREAD_SECONDS

@@ -1,0 +1,77 @@
+"""Sessions of servers that know nothing of users: only whoever opened one can use it.
+
+A session's id is given to the client with a code over it and its owner, and comes back with every request. So
+nothing has to be remembered, and any replica with the same key can tell. An id without its owner's code is
+answered as one that does not exist (MCP, session hijacking).
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+from http import HTTPStatus
+
+from mcp.server.auth.provider import AccessToken, principal_components
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER = b"mcp-session-id"
+MAX_ID_BYTES = 1024
+_CODE_BYTES = 16
+_NOT_FOUND = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Session not found"}}'
+
+
+class OwnedSessions:
+    """Puts the owner's code on the session ids that `app` makes, and takes it off those that come back.
+
+    Args:
+        app: an MCP server as ASGI.
+        key: random bytes, the same in every replica.
+    """
+
+    def __init__(self, app: ASGIApp, key: bytes) -> None:
+        self._app = app
+        self._key = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request that the bearer check let through."""
+        owner = scope["user"].access_token
+        headers = []
+        for name, value in scope["headers"]:
+            if name != HEADER:
+                headers.append((name, value))
+            elif (session_id := self._open(value, owner)) is not None:
+                headers.append((name, session_id))
+            else:
+                await _refuse(send)
+                return
+
+        async def send_sealed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sealed = [
+                    (name, self._seal(value, owner) if name.lower() == HEADER else value)
+                    for name, value in message.get("headers", ())
+                ]
+                message = {**message, "headers": sealed}
+            await send(message)
+
+        await self._app({**scope, "headers": headers}, receive, send_sealed)
+
+    def _seal(self, session_id: bytes, owner: AccessToken) -> bytes:
+        return session_id + b"." + self._code(session_id, owner)
+
+    def _open(self, sealed: bytes, owner: AccessToken) -> bytes | None:
+        session_id, _, code = sealed.rpartition(b".")
+        fits = len(sealed) <= MAX_ID_BYTES and hmac.compare_digest(code, self._code(session_id, owner))
+        return session_id if fits else None
+
+    def _code(self, session_id: bytes, owner: AccessToken) -> bytes:
+        # As JSON, so that no two owners read the same.
+        text = json.dumps([*principal_components(owner), session_id.decode("latin-1")]).encode()
+        digest = hmac.digest(self._key, text, hashlib.sha256)[:_CODE_BYTES]
+        return base64.urlsafe_b64encode(digest).rstrip(b"=")
+
+
+async def _refuse(send: Send) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_NOT_FOUND)).encode())]
+    await send({"type": "http.response.start", "status": int(HTTPStatus.NOT_FOUND), "headers": headers})
+    await send({"type": "http.response.body", "body": _NOT_FOUND})
