@@ -1,0 +1,263 @@
+"""Stores of every shape for tests: one server, a master with sentinels, a cluster; each of real processes."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from keystile_auth.store.embedded import find_binary
+
+MASTER = "keystile"
+PASSWORD = "store-password-" + "p" * 16
+SENTINEL_PASSWORD = "sentinel-password-" + "s" * 16
+USER = f"user keystile on >{PASSWORD} ~ks:* &* +@all -@dangerous +info"
+SENTINEL_USER = f"user asking on >{SENTINEL_PASSWORD} +auth +hello +ping +client +command +sentinel|master"
+_SLOTS = 16384
+_FAILOVER_MS = 1000
+_NODE_TIMEOUT_MS = 1500
+
+
+def eventually(check: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    """Wait until `check` is true; a store that does not answer yet counts as no."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(RedisError, OSError):
+            if check():
+                return
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on; below those that outgoing connections get, and with room for a bus."""
+    for port in iter(_next_port, 0):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
+
+
+_last_port = 12000 + os.getpid() * 37 % 8000
+
+
+def _next_port() -> int:
+    global _last_port  # noqa: PLW0603
+    _last_port += 1
+    return _last_port
+
+
+@dataclass
+class Server:
+    """One process, of data or a sentinel."""
+
+    folder: Path
+    options: list[str] = field(default_factory=list)
+    is_sentinel: bool = False
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> "Redis":
+        return Redis(host="127.0.0.1", port=self.port, socket_timeout=5, decode_responses=True)
+
+    def start(self) -> None:
+        """Start it on what the last one left, and wait for it."""
+        self.folder.mkdir(exist_ok=True)
+        command = [str(find_binary())]
+        if self.is_sentinel:
+            command += [str(self.folder / "sentinel.conf"), "--sentinel"]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        options += ["--logfile", str(self.folder / "log"), *self.options]
+        if not self.is_sentinel:
+            options += ["--save", "", "--maxmemory-policy", "noeviction", "--appendfsync", "always"]
+        self.process = subprocess.Popen(
+            [*command, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(self.answers, f"{self.folder} did not start")
+
+    def answers(self) -> bool:
+        with self.client as client:
+            return bool(client.ping())
+
+    def ask(self, *command: str | int) -> Any:
+        """The answer to one command, as the server writes it."""
+        with self.client as client:
+            return client.execute_command(*command)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It neither answers nor goes away while the block runs."""
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                self.signal(signal.SIGCONT)
+            self.kill()
+
+
+@dataclass
+class Stores:
+    """Servers that make one store, and the settings that lead to it."""
+
+    settings: dict[str, Any]
+    servers: list[Server]
+    sentinels: list[Server] = field(default_factory=list)
+
+    def owner(self, key: str) -> Server:
+        """The server of the cluster that has a key."""
+        if len(self.servers) == 1:
+            return self.servers[0]
+        slot = key_slot(key.encode())
+        return next(
+            server
+            for first, last, server in zip(*_ranges(len(self.servers)), self.servers, strict=True)
+            if first <= slot <= last
+        )
+
+    def master(self) -> Server:
+        """The server that the sentinels name."""
+        _, port = self.sentinels[0].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+        return next(server for server in self.servers if server.port == int(port))
+
+
+@contextmanager
+def standalone(folder: Path) -> Iterator[Stores]:
+    """One server."""
+    with _running([Server(folder / "one")]) as servers:
+        yield Stores({"url": f"redis://{servers[0].address}/0"}, servers)
+
+
+@contextmanager
+def sentinel(folder: Path) -> Iterator[Stores]:
+    """A master, a replica and three sentinels; the ACL user and the sentinels' user have passwords."""
+    master = Server(folder / "master", ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"])
+    with _running([master]) as masters:
+        follows = ["--appendonly", "yes", "--replicaof", "127.0.0.1", str(master.port)]
+        with _running([Server(folder / "replica", follows)]) as replicas, ExitStack() as stack:
+            for server in (*masters, *replicas):
+                _add_user(server, USER)
+            eventually(lambda: _is_linked(replicas[0]), "the replica does not follow")
+            sentinels = stack.enter_context(_running([_sentinel(folder, n, master) for n in range(3)]))
+            stores = Stores(
+                {
+                    "sentinels": [each.address for each in sentinels],
+                    "sentinel_master": MASTER,
+                    "sentinel_username": "asking",
+                    "sentinel_password": SENTINEL_PASSWORD,
+                    "username": "keystile",
+                    "password": PASSWORD,
+                },
+                [*masters, *replicas],
+                sentinels,
+            )
+            for each in sentinels:
+                _add_user(each, SENTINEL_USER)
+            eventually(lambda: _is_watched(stores), "the sentinels did not find each other and the replica")
+            yield stores
+
+
+def _sentinel(folder: Path, number: int, master: Server) -> Server:
+    server = Server(folder / f"sentinel-{number}", is_sentinel=True)
+    server.folder.mkdir()
+    settings = [
+        f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 2",
+        f"sentinel down-after-milliseconds {MASTER} {_FAILOVER_MS}",
+        f"sentinel failover-timeout {MASTER} 6000",
+    ]
+    (server.folder / "sentinel.conf").write_text("\n".join(settings) + "\n")
+    return server
+
+
+def _is_watched(stores: Stores) -> bool:
+    for each in stores.sentinels:
+        state = each.ask("SENTINEL", "MASTER", MASTER)
+        found = state if isinstance(state, dict) else dict(zip(state[::2], state[1::2], strict=True))
+        if (int(found["num-slaves"]), int(found["num-other-sentinels"])) != (1, 2):
+            return False
+    return True
+
+
+def _is_linked(replica: Server) -> bool:
+    with replica.client as client:
+        return bool(client.info("replication")["master_link_status"] == "up")
+
+
+def _add_user(server: Server, user: str) -> None:
+    server.ask("ACL", "SETUSER", *user.split()[1:])
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Stores]:
+    """Three masters; a slot whose node is away takes no other one with it."""
+    options = [
+        "--appendonly", "yes", "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no",
+        "--cluster-node-timeout", str(_NODE_TIMEOUT_MS),
+    ]  # fmt: skip
+    with _running([Server(folder / f"node-{number}", options) for number in range(3)]) as servers:
+        for number, (server, first, last) in enumerate(zip(servers, *_ranges(len(servers)), strict=True)):
+            server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            server.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+            _add_user(server, USER)
+        for server in servers[1:]:
+            servers[0].ask("CLUSTER", "MEET", "127.0.0.1", server.port)
+        eventually(lambda: all(_knows_all(each, servers) for each in servers), "the cluster did not form")
+        settings = {"cluster": [each.address for each in servers[:2]], "username": "keystile", "password": PASSWORD}
+        yield Stores(settings, servers)
+
+
+def _knows_all(server: Server, servers: list[Server]) -> bool:
+    with server.client as client:
+        slots: Any = client.execute_command("CLUSTER SLOTS")
+        state: Any = client.execute_command("CLUSTER INFO")
+    return len(slots) == len(servers) and state["cluster_state"] == "ok"
+
+
+def _ranges(count: int) -> tuple[list[int], list[int]]:
+    firsts = [_SLOTS * number // count for number in range(count)]
+    return firsts, [*(first - 1 for first in firsts[1:]), _SLOTS - 1]
+
+
+@contextmanager
+def _running(servers: list[Server]) -> Iterator[list[Server]]:
+    try:
+        for server in servers:
+            server.start()
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+SHAPES = {"standalone": standalone, "sentinel": sentinel, "cluster": cluster}
