@@ -56,15 +56,69 @@ def _next_port() -> int:
     return _last_port
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where servers run: here and in the clear, or in a container whose server knows TLS."""
+
+    folder: Path
+    certificates: Path | None = None  # ca.crt, tls.crt and tls.key, for servers and clients
+    container: str | None = None
+
+    @property
+    def launcher(self) -> list[str]:
+        """The program and what comes before it."""
+        if self.container is None:
+            return [str(find_binary())]
+        user = f"{os.getuid()}:{os.getgid()}"
+        return ["docker", "exec", "--user", user, self.container, "valkey-server"]
+
+    def listening(self, port: int) -> list[str]:
+        """Options that make a server listen."""
+        if self.certificates is None:
+            return ["--port", str(port)]
+        folder = str(self.certificates)
+        return [
+            "--port", "0", "--tls-port", str(port), "--tls-replication", "yes", "--tls-cluster", "yes",
+            "--tls-ca-cert-file", f"{folder}/ca.crt", "--tls-cert-file", f"{folder}/tls.crt",
+            "--tls-key-file", f"{folder}/tls.key",
+        ]  # fmt: skip
+
+    @property
+    def connecting(self) -> dict[str, Any]:
+        """What a test's own client needs to connect."""
+        if self.certificates is None:
+            return {}
+        folder = str(self.certificates)
+        return {
+            "ssl": True,
+            "ssl_ca_certs": f"{folder}/ca.crt",
+            "ssl_certfile": f"{folder}/tls.crt",
+            "ssl_keyfile": f"{folder}/tls.key",
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keystile's settings for the same."""
+        if self.certificates is None:
+            return {}
+        files = {"ca_file": "ca.crt", "certificate_file": "tls.crt", "key_file": "tls.key"}
+        return {setting: self.certificates / name for setting, name in files.items()}
+
+
 @dataclass
 class Server:
     """One process, of data or a sentinel."""
 
-    folder: Path
+    site: Site
+    name: str
     options: list[str] = field(default_factory=list)
     is_sentinel: bool = False
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def folder(self) -> Path:
+        return self.site.folder / self.name
 
     @property
     def address(self) -> str:
@@ -72,15 +126,15 @@ class Server:
 
     @property
     def client(self) -> "Redis":
-        return Redis(host="127.0.0.1", port=self.port, socket_timeout=5, decode_responses=True)
+        return Redis(host="127.0.0.1", port=self.port, socket_timeout=5, decode_responses=True, **self.site.connecting)
 
     def start(self) -> None:
         """Start it on what the last one left, and wait for it."""
         self.folder.mkdir(exist_ok=True)
-        command = [str(find_binary())]
+        command = self.site.launcher
         if self.is_sentinel:
             command += [str(self.folder / "sentinel.conf"), "--sentinel"]
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        options = [*self.site.listening(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         options += ["--logfile", str(self.folder / "log"), *self.options]
         if not self.is_sentinel:
             options += ["--save", "", "--maxmemory-policy", "noeviction", "--appendfsync", "always"]
@@ -153,31 +207,36 @@ class Stores:
 
 
 @contextmanager
-def standalone(folder: Path) -> Iterator[Stores]:
+def standalone(site: Site) -> Iterator[Stores]:
     """One server."""
-    with _running([Server(folder / "one")]) as servers:
-        yield Stores({"url": f"redis://{servers[0].address}/0"}, servers)
+    with _running([Server(site, "one")]) as servers:
+        _add_user(servers[0], USER)
+        scheme = "rediss" if site.certificates else "redis"
+        url = f"{scheme}://{servers[0].address}/0"
+        yield Stores({"url": url, "username": "keystile", "password": PASSWORD, **site.settings}, servers)
 
 
 @contextmanager
-def sentinel(folder: Path) -> Iterator[Stores]:
+def sentinel(site: Site) -> Iterator[Stores]:
     """A master, a replica and three sentinels; the ACL user and the sentinels' user have passwords."""
-    master = Server(folder / "master", ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"])
+    master = Server(site, "master", ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"])
     with _running([master]) as masters:
         follows = ["--appendonly", "yes", "--replicaof", "127.0.0.1", str(master.port)]
-        with _running([Server(folder / "replica", follows)]) as replicas, ExitStack() as stack:
+        with _running([Server(site, "replica", follows)]) as replicas, ExitStack() as stack:
             for server in (*masters, *replicas):
                 _add_user(server, USER)
             eventually(lambda: _is_linked(replicas[0]), "the replica does not follow")
-            sentinels = stack.enter_context(_running([_sentinel(folder, n, master) for n in range(3)]))
+            sentinels = stack.enter_context(_running([_sentinel(site, n, master) for n in range(3)]))
             stores = Stores(
                 {
                     "sentinels": [each.address for each in sentinels],
                     "sentinel_master": MASTER,
                     "sentinel_username": "asking",
                     "sentinel_password": SENTINEL_PASSWORD,
+                    "tls": site.certificates is not None,
                     "username": "keystile",
                     "password": PASSWORD,
+                    **site.settings,
                 },
                 [*masters, *replicas],
                 sentinels,
@@ -188,8 +247,8 @@ def sentinel(folder: Path) -> Iterator[Stores]:
             yield stores
 
 
-def _sentinel(folder: Path, number: int, master: Server) -> Server:
-    server = Server(folder / f"sentinel-{number}", is_sentinel=True)
+def _sentinel(site: Site, number: int, master: Server) -> Server:
+    server = Server(site, f"sentinel-{number}", is_sentinel=True)
     server.folder.mkdir()
     settings = [
         f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 2",
@@ -219,13 +278,13 @@ def _add_user(server: Server, user: str) -> None:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Stores]:
+def cluster(site: Site) -> Iterator[Stores]:
     """Three masters; a slot whose node is away takes no other one with it."""
     options = [
         "--appendonly", "yes", "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no",
         "--cluster-node-timeout", str(_NODE_TIMEOUT_MS),
     ]  # fmt: skip
-    with _running([Server(folder / f"node-{number}", options) for number in range(3)]) as servers:
+    with _running([Server(site, f"node-{number}", options) for number in range(3)]) as servers:
         for number, (server, first, last) in enumerate(zip(servers, *_ranges(len(servers)), strict=True)):
             server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             server.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
@@ -233,7 +292,13 @@ def cluster(folder: Path) -> Iterator[Stores]:
         for server in servers[1:]:
             servers[0].ask("CLUSTER", "MEET", "127.0.0.1", server.port)
         eventually(lambda: all(_knows_all(each, servers) for each in servers), "the cluster did not form")
-        settings = {"cluster": [each.address for each in servers[:2]], "username": "keystile", "password": PASSWORD}
+        settings = {
+            "cluster": [each.address for each in servers[:2]],
+            "tls": site.certificates is not None,
+            "username": "keystile",
+            "password": PASSWORD,
+            **site.settings,
+        }
         yield Stores(settings, servers)
 
 
