@@ -20,8 +20,8 @@ from keystile_auth.store.embedded import find_binary
 MASTER = "keystile"
 PASSWORD = "store-password-" + "p" * 16
 SENTINEL_PASSWORD = "sentinel-password-" + "s" * 16
-USER = f"user keystile on >{PASSWORD} ~ks:* &* +@all -@dangerous +info"
-SENTINEL_USER = f"user asking on >{SENTINEL_PASSWORD} +auth +hello +ping +client +command +sentinel|master"
+USER = f"keystile on >{PASSWORD} ~ks:* &* +@all -@dangerous +info"
+SENTINEL_USER = f"asking on >{SENTINEL_PASSWORD} +auth +hello +ping +client +command +sentinel|master"
 _SLOTS = 16384
 _FAILOVER_MS = 1000
 _NODE_TIMEOUT_MS = 1500
@@ -105,7 +105,7 @@ class Site:
         return {setting: self.certificates / name for setting, name in files.items()}
 
 
-@dataclass
+@dataclass(eq=False)
 class Server:
     """One process, of data or a sentinel."""
 
@@ -137,7 +137,8 @@ class Server:
         options = [*self.site.listening(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         options += ["--logfile", str(self.folder / "log"), *self.options]
         if not self.is_sentinel:
-            options += ["--save", "", "--maxmemory-policy", "noeviction", "--appendfsync", "always"]
+            options += ["--user", *USER.split(), "--save", "", "--appendfsync", "always"]
+            options += ["--maxmemory-policy", "noeviction"]
         self.process = subprocess.Popen(
             [*command, *options],
             stdin=subprocess.DEVNULL,
@@ -173,6 +174,15 @@ class Server:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """It is not there while the block runs; unlike one that is paused, it does nothing late."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -210,7 +220,6 @@ class Stores:
 def standalone(site: Site) -> Iterator[Stores]:
     """One server."""
     with _running([Server(site, "one")]) as servers:
-        _add_user(servers[0], USER)
         scheme = "rediss" if site.certificates else "redis"
         url = f"{scheme}://{servers[0].address}/0"
         yield Stores({"url": url, "username": "keystile", "password": PASSWORD, **site.settings}, servers)
@@ -223,8 +232,6 @@ def sentinel(site: Site) -> Iterator[Stores]:
     with _running([master]) as masters:
         follows = ["--appendonly", "yes", "--replicaof", "127.0.0.1", str(master.port)]
         with _running([Server(site, "replica", follows)]) as replicas, ExitStack() as stack:
-            for server in (*masters, *replicas):
-                _add_user(server, USER)
             eventually(lambda: _is_linked(replicas[0]), "the replica does not follow")
             sentinels = stack.enter_context(_running([_sentinel(site, n, master) for n in range(3)]))
             stores = Stores(
@@ -242,7 +249,7 @@ def sentinel(site: Site) -> Iterator[Stores]:
                 sentinels,
             )
             for each in sentinels:
-                _add_user(each, SENTINEL_USER)
+                each.ask("ACL", "SETUSER", *SENTINEL_USER.split())
             eventually(lambda: _is_watched(stores), "the sentinels did not find each other and the replica")
             yield stores
 
@@ -253,7 +260,7 @@ def _sentinel(site: Site, number: int, master: Server) -> Server:
     settings = [
         f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 2",
         f"sentinel down-after-milliseconds {MASTER} {_FAILOVER_MS}",
-        f"sentinel failover-timeout {MASTER} 6000",
+        f"sentinel failover-timeout {MASTER} 2000",
     ]
     (server.folder / "sentinel.conf").write_text("\n".join(settings) + "\n")
     return server
@@ -261,20 +268,20 @@ def _sentinel(site: Site, number: int, master: Server) -> Server:
 
 def _is_watched(stores: Stores) -> bool:
     for each in stores.sentinels:
-        state = each.ask("SENTINEL", "MASTER", MASTER)
-        found = state if isinstance(state, dict) else dict(zip(state[::2], state[1::2], strict=True))
+        found = pairs(each.ask("SENTINEL", "MASTER", MASTER))
         if (int(found["num-slaves"]), int(found["num-other-sentinels"])) != (1, 2):
             return False
     return True
 
 
+def pairs(state: Any) -> dict[str, str]:
+    """What a sentinel says of a server, in either protocol."""
+    return state if isinstance(state, dict) else dict(zip(state[::2], state[1::2], strict=True))
+
+
 def _is_linked(replica: Server) -> bool:
     with replica.client as client:
         return bool(client.info("replication")["master_link_status"] == "up")
-
-
-def _add_user(server: Server, user: str) -> None:
-    server.ask("ACL", "SETUSER", *user.split()[1:])
 
 
 @contextmanager
@@ -288,10 +295,9 @@ def cluster(site: Site) -> Iterator[Stores]:
         for number, (server, first, last) in enumerate(zip(servers, *_ranges(len(servers)), strict=True)):
             server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             server.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
-            _add_user(server, USER)
         for server in servers[1:]:
             servers[0].ask("CLUSTER", "MEET", "127.0.0.1", server.port)
-        eventually(lambda: all(_knows_all(each, servers) for each in servers), "the cluster did not form")
+        eventually(lambda: all(is_well(each, servers) for each in servers), "the cluster did not form")
         settings = {
             "cluster": [each.address for each in servers[:2]],
             "tls": site.certificates is not None,
@@ -302,11 +308,13 @@ def cluster(site: Site) -> Iterator[Stores]:
         yield Stores(settings, servers)
 
 
-def _knows_all(server: Server, servers: list[Server]) -> bool:
+def is_well(server: Server, servers: list[Server]) -> bool:
+    """Whether a node of the cluster serves, and knows that the others do."""
     with server.client as client:
         slots: Any = client.execute_command("CLUSTER SLOTS")
         state: Any = client.execute_command("CLUSTER INFO")
-    return len(slots) == len(servers) and state["cluster_state"] == "ok"
+    covered = int(state["cluster_slots_ok"]) == _SLOTS and len({slot[2][1] for slot in slots}) == len(servers)
+    return covered and state["cluster_state"] == "ok"
 
 
 def _ranges(count: int) -> tuple[list[int], list[int]]:

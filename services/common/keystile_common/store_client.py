@@ -15,7 +15,7 @@ from keystile_common.settings import SettingsError, StoreSettings
 
 # In a burst a request waits its turn; with one try of a command behind it this stays under two seconds.
 POOL_WAIT_SECONDS = 1.0
-LONGEST_SECONDS = 1.7
+LONGEST_SECONDS = 1.6
 """What a command may take with all its waiting, connecting, asking for the master and being sent elsewhere."""
 
 

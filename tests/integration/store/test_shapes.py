@@ -239,7 +239,7 @@ async def test_a_store_of_which_one_server_may_evict_is_refused(store: Store, st
     one = stores.servers[0]
     one.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:
-        with pytest.raises(StoreUnsuitableError, match="maxmemory-policy is allkeys-lru.*; set it to noeviction"):
+        with pytest.raises(StoreUnsuitableError, match=r"maxmemory-policy is allkeys-lru.*; set it to noeviction"):
             await store.require_noeviction()
     finally:
         one.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
