@@ -1,7 +1,7 @@
 """A client of Redis Cluster for commands on one key.
 
 redis-py's own waits for no free connection, answers one node's failure by breaking the connections to all, and sends
-ASKING on another connection than the command; docs/decisions/0014 says what was seen. Here each node has a pool that
+ASKING on another connection than the command; docs/decisions/0014 tells. Here each node has a pool that
 waits, and a node that is away takes nothing with it but its own slots.
 """
 
