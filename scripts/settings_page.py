@@ -237,15 +237,32 @@ common.metrics.host
 common.metrics.port
     Its port, at `/metrics`.
 common.store.url
-    Valkey, or Redis 7 or later: `redis://`, `rediss://` (TLS) or `unix://`. `maxmemory-policy` must be `noeviction`.
+    One server, Valkey or Redis 7 or later: `redis://`, `rediss://` (TLS) or `unix://`. `maxmemory-policy` must be
+    `noeviction`, on every server of any store.
+common.store.sentinels
+    Instead of `store.url`: `host:port` of each sentinel, where sentinels say which server is the master.
+common.store.sentinel_master
+    What the sentinels call the master.
+common.store.sentinel_username
+    The ACL user of the sentinels themselves; it needs `SENTINEL MASTER`.
+common.store.sentinel_password
+    Their password.
+common.store.cluster
+    Instead of `store.url`: `host:port` of some nodes of a Redis Cluster; the others are learned from them.
+common.store.tls
+    TLS to sentinels and servers, or to the cluster. With `store.url` it is `rediss://`.
 common.store.username
-    The ACL user.
+    The ACL user of the servers.
 common.store.password
     The password.
 common.store.ca_file
-    Certificate authorities to trust with `rediss://`, PEM; the system's by default.
+    Certificate authorities to trust with TLS, PEM; the system's by default.
+common.store.certificate_file
+    The certificate to show to the store, PEM; with `store.key_file`.
+common.store.key_file
+    Its private key, PEM, not encrypted.
 common.store.max_connections
-    Connections to the store at most; further requests wait.
+    Connections to the store, or to each node of a cluster, at most; further requests wait.
 common.store.connect_timeout_seconds
     How long connecting may take.
 common.store.command_timeout_seconds

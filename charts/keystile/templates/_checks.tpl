@@ -48,17 +48,39 @@ the release's name {{ .Release.Name }} is longer than 40 characters: names of Se
 {{- if and $store.url (not (regexMatch "^rediss?://[^@/\\s]+(/[0-9]+)?$" $store.url)) }}
 auth.store.url: must be redis://host:port/database or rediss://…, without user or password; they go into username and passwordKey
 {{- end }}
-{{- if and (not $store.url) (not $store.passwordKey) }}
+{{- $model := include "keystile.store" . | fromYaml }}
+{{- if and $store.url $store.sentinels }}
+auth.store: url and sentinels name two stores; keep one of them
+{{- end }}
+{{- if and $store.url $store.cluster }}
+auth.store: url and cluster name two stores; keep one of them
+{{- end }}
+{{- if and $store.sentinels $store.cluster }}
+auth.store: sentinels and cluster name two stores; keep one of them
+{{- end }}
+{{- if and $store.sentinels (not $store.sentinel_master) }}
+auth.store.sentinel_master: is required with sentinels; it is the name in their sentinel monitor line
+{{- end }}
+{{- if and (not $store.sentinels) (or $store.sentinel_master $store.sentinel_username $store.sentinelPasswordKey) }}
+auth.store.sentinels: is required with sentinel_master, sentinel_username or sentinelPasswordKey
+{{- end }}
+{{- if and $model.own (not $store.passwordKey) }}
 auth.store.passwordKey: the release's own Valkey needs a password; name the key of existingSecret that has it
 {{- end }}
-{{- if and (not $store.url) $store.username }}
+{{- if and $model.own $store.username }}
 auth.store.username: is for a store elsewhere; the release's own Valkey has none
+{{- end }}
+{{- if and $store.tls (not $store.sentinels) (not $store.cluster) }}
+auth.store.tls: is for sentinels and cluster; url says it with rediss://
 {{- end }}
 {{- if and $store.ca.secret $store.ca.configMap }}
 auth.store.ca: name a secret or a configMap, not both
 {{- end }}
-{{- if and (or $store.ca.secret $store.ca.configMap) (not (hasPrefix "rediss://" $store.url)) }}
-auth.store.ca: is for a rediss:// store; auth.store.url is {{ $store.url | default "empty" }}
+{{- if and (or $store.ca.secret $store.ca.configMap) (not $model.tls) }}
+auth.store.ca: is for a rediss:// store, or for tls; auth.store.url is {{ $store.url | default "empty" }}
+{{- end }}
+{{- if and $store.clientCertificate.secret (not $model.tls) }}
+auth.store.clientCertificate: is for a rediss:// store, or for tls; auth.store.url is {{ $store.url | default "empty" }}
 {{- end }}
 {{- end }}
 

@@ -5,7 +5,7 @@ so nothing is rendered from values that cannot be right; all problems are said a
   issuer:  {url, host, path}
   auth:    {name, paths: [{path, type}], introspection, identities (whether anyone proves itself by a service account),
            testClient (whether helm test gets a token)}
-  store:   {own, url, port}
+  store:   {own, tls, settings, ports}
   servers: {name: the entry of `servers` over `mcp`, with uri, uriHost, uriPath, isReference, fullname, identity,
            metadataPaths}
 */}}
@@ -138,18 +138,43 @@ policy:
   long_running: [mcp:jobs]
 {{- end }}
 
-{{/* The store as auth reaches it. Argument: the chart's context. */}}
+{{/*
+The store as auth reaches it: whether it is the release's own, whether over TLS, the settings that lead to it, and every
+port that auth connects to. Argument: the chart's context.
+*/}}
 {{- define "keystile.store" -}}
-{{- $url := .Values.auth.store.url -}}
-own: {{ not $url }}
-{{- if $url }}
-{{- $authority := regexReplaceAll "^rediss?://([^/]*).*$" $url "${1}" }}
-url: {{ $url | quote }}
-port: {{ regexFind ":[0-9]+$" $authority | trimPrefix ":" | default "6379" }}
-{{- else }}
-url: redis://{{ .Release.Name }}-valkey:6379/0
-port: 6379
-{{- end }}
+{{- $store := .Values.auth.store -}}
+{{- $settings := dict -}}
+{{- $nodes := concat $store.sentinels $store.cluster -}}
+{{- if $store.sentinels -}}
+{{- $settings = dict "sentinels" $store.sentinels "sentinel_master" $store.sentinel_master -}}
+{{- with $store.sentinel_username }}{{- $_ := set $settings "sentinel_username" . -}}{{- end -}}
+{{- else if $store.cluster -}}
+{{- $_ := set $settings "cluster" $store.cluster -}}
+{{- else -}}
+{{- $_ := set $settings "url" ($store.url | default (printf "redis://%s-valkey:6379/0" .Release.Name)) -}}
+{{- end -}}
+{{- if and $nodes $store.tls }}{{- $_ := set $settings "tls" true -}}{{- end -}}
+{{- with $store.username }}{{- $_ := set $settings "username" . -}}{{- end -}}
+{{- if or $store.ca.secret $store.ca.configMap -}}
+{{- $_ := set $settings "ca_file" "/etc/keystile/store-ca/ca.crt" -}}
+{{- end -}}
+{{- if $store.clientCertificate.secret -}}
+{{- $_ := set $settings "certificate_file" "/etc/keystile/store-certificate/tls.crt" -}}
+{{- $_ := set $settings "key_file" "/etc/keystile/store-certificate/tls.key" -}}
+{{- end -}}
+{{- $ports := list -}}
+{{- range $nodes }}{{- $ports = append $ports (regexFind "[0-9]+$" .) -}}{{- end -}}
+{{- if $store.sentinels -}}
+{{- $ports = append $ports (toString $store.sentinelServerPort) -}}
+{{- else if not $nodes -}}
+{{- $authority := regexReplaceAll "^rediss?://([^/]*).*$" $settings.url "${1}" -}}
+{{- $ports = list (regexFind ":[0-9]+$" $authority | trimPrefix ":" | default "6379") -}}
+{{- end -}}
+own: {{ not (or $store.url $nodes) }}
+tls: {{ if $nodes }}{{ $store.tls }}{{ else }}{{ hasPrefix "rediss://" $store.url }}{{ end }}
+settings: {{ $settings | toJson }}
+ports: [{{ $ports | uniq | join ", " }}]
 {{- end }}
 
 {{/*

@@ -39,6 +39,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- with .Values.auth.store.passwordKey -}}
 {{- $keys = append $keys . -}}
 {{- end -}}
+{{- with .Values.auth.store.sentinelPasswordKey -}}
+{{- $keys = append $keys . -}}
+{{- end -}}
 {{- range concat (values .Values.servers) (values .Values.auth.clients) -}}
 {{- with . }}{{- with .secretKey -}}
 {{- $keys = append $keys . -}}

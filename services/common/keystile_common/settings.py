@@ -8,13 +8,14 @@ refused with its path before anything starts.
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -24,6 +25,7 @@ SECRETS_VARIABLE = "KEYSTILE_SECRETS_DIR"
 # Read by `keystile dev` alone; the services it starts inherit them.
 DEVELOPMENT_VARIABLES = frozenset({"KEYSTILE_DEMO_PASSWORD", "KEYSTILE_DATA_DIR"})
 SEPARATOR = "__"
+_MAX_PORT = 65535
 
 
 class SettingsError(Exception):
@@ -90,18 +92,72 @@ class Listen(Section):
     port: int = Field(default=0, ge=0, le=65535)
 
 
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not re.fullmatch(r"[^\s/@\[\]]+", bare) or (":" in bare) != host.startswith("["):
+        raise ValueError("must be host:port, such as node-0.example.com:6379, or [::1]:6379")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) <= _MAX_PORT:
+        raise ValueError("must be host:port with a port from 1 to 65535")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""A host and a port; an IPv6 address in brackets."""
+
+
 class StoreSettings(Section):
-    """The Valkey or Redis server that holds every state Keystile has."""
+    """The Valkey or Redis that holds every state Keystile has: one server, a master with sentinels, or a cluster."""
 
     url: StoreUrl = "redis://127.0.0.1:6379/0"
+    sentinels: list[Address] = []
+    sentinel_master: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: SecretStr | None = None
+    cluster: list[Address] = []
+    tls: bool = False
     username: str | None = None
     password: SecretStr | None = None
     ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
     max_connections: int = Field(default=64, ge=1)
     connect_timeout_seconds: float = Field(default=0.4, gt=0, le=2)
     command_timeout_seconds: float = Field(default=0.6, gt=0, le=2)
     # Both are started at once in a cluster, and the store is slower where it reads a long append-only file.
     start_seconds: float = Field(default=30, ge=0)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether every connection is encrypted, those to sentinels too."""
+        return self.tls if self.sentinels or self.cluster else self.url.startswith("rediss://")
+
+    @model_validator(mode="after")
+    def _is_one_store(self) -> Self:
+        named = ["url"] if "url" in self.model_fields_set else []
+        named += [name for name in ("sentinels", "cluster") if getattr(self, name)]
+        if len(named) > 1:
+            raise ValueError(f"store.{named[0]} and store.{named[1]} name two stores; keep one of them")
+        if bool(self.sentinels) != bool(self.sentinel_master):
+            missing = "sentinel_master" if self.sentinels else "sentinels"
+            raise ValueError(f"store.{missing} is missing; sentinels need store.sentinels and store.sentinel_master")
+        if (self.sentinel_username or self.sentinel_password) and not self.sentinels:
+            raise ValueError("store.sentinel_username and store.sentinel_password are for store.sentinels")
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_of_use(self) -> Self:
+        by_url = not (self.sentinels or self.cluster)
+        if self.tls and by_url:
+            raise ValueError("store.tls is for store.sentinels and store.cluster; store.url says it with rediss://")
+        for name in ("ca_file", "certificate_file", "key_file"):
+            if getattr(self, name) and not self.uses_tls:
+                how = "write store.url with rediss://" if by_url else "set store.tls"
+                raise ValueError(f"store.{name} is for TLS; {how}, or leave it out")
+        if bool(self.certificate_file) != bool(self.key_file):
+            missing = "key_file" if self.certificate_file else "certificate_file"
+            raise ValueError(f"store.{missing} is missing; a client certificate is two files")
+        return self
 
 
 class AuditSettings(Section):

@@ -9,16 +9,21 @@ from typing import Any, Self
 import structlog
 from opentelemetry.trace import Span, SpanKind, Tracer
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
 
 from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
+from keystile_common.store_client import Client, StoreRefusedError, client_of_url, server_options, tls_options
+from keystile_common.store_cluster import Cluster, client_of_cluster
+from keystile_common.store_sentinel import client_of_sentinels
 
-# In a burst a request waits its turn; with one try of a command behind it this stays under two seconds.
-_POOL_WAIT_SECONDS = 1.0
 _START_INTERVAL_SECONDS = 1.0
+# A demoted master, a cluster that is down or does not agree on a slot: as if nothing listened there.
+_NOBODY_TAKES_IT = (
+    exceptions.ReadOnlyError
+    | exceptions.ClusterError  # ClusterDownError too
+    | exceptions.AskError  # MovedError too
+    | exceptions.TryAgainError
+)
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -34,11 +39,13 @@ class StoreUnsuitableError(Exception):
 class Store:
     """A Redis client with the names of the operations done through it.
 
+    `redis` takes commands on one key each, so that every one of them works on a cluster.
+
     Every use goes through `operation`, which times it, turns each failure into `StoreUnavailableError` and
     puts it into the trace.
     """
 
-    def __init__(self, redis: Redis, metrics: StoreMetrics, tracer: Tracer) -> None:
+    def __init__(self, redis: Client | Cluster, metrics: StoreMetrics, tracer: Tracer) -> None:
         # redis-py types every answer as bytes or str, whatever decode_responses says; ours are str, and each
         # repository names the type of what it reads.
         self.redis: Any = redis
@@ -54,17 +61,16 @@ class Store:
 
         Raises:
             StoreUnavailableError: it did not answer within `seconds`.
-            StoreUnsuitableError: it refuses user or password, which waiting does not mend.
+            StoreUnsuitableError: it refuses the login, or its certificate is refused, which waiting does not mend.
         """
         deadline = time.monotonic() + seconds
         while True:
             try:
                 await self.ping()
             except StoreUnavailableError as problem:
-                if _is_refused_login(problem.__cause__):
-                    raise StoreUnsuitableError(
-                        "the store refuses the login: check store.username and store.password"
-                    ) from None
+                refusal = _refusal(problem.__cause__)
+                if refusal is not None:
+                    raise StoreUnsuitableError(refusal) from None
                 if time.monotonic() + _START_INTERVAL_SECONDS > deadline:
                     raise
                 _log.info("waiting for the store", problem=str(problem))
@@ -77,16 +83,17 @@ class Store:
 
         Raises:
             StoreUnsuitableError: `maxmemory-policy` is not `noeviction`.
-            StoreUnavailableError: the store did not answer.
+            StoreUnavailableError: the store, or one of a cluster's masters, did not answer.
         """
         with self.operation("store.policy"):
-            information = await self.redis.info("memory")
-        policy = information.get("maxmemory_policy")
-        if policy != "noeviction":
-            raise StoreUnsuitableError(
-                f"the store's maxmemory-policy is {policy}; set it to noeviction, "
-                "since an evicted key would undo a revocation or let a code be used twice"
-            )
+            policies: dict[str, str] = await self.redis.eviction_policies()
+        for server, policy in policies.items():
+            if policy != "noeviction":
+                where = f" on {server}" if server else ""
+                raise StoreUnsuitableError(
+                    f"the store's maxmemory-policy is {policy}{where}; set it to noeviction, "
+                    "since an evicted key would undo a revocation or let a code be used twice"
+                )
 
     async def ping(self) -> None:
         """Raise `StoreUnavailableError` unless the store answers."""
@@ -95,7 +102,7 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.redis.aclose(close_connection_pool=True)
+        await self.redis.aclose()
 
 
 class Operation:
@@ -129,13 +136,21 @@ class Operation:
             self._span.end()
 
 
-def _is_refused_login(problem: BaseException | None) -> bool:
+def _refusal(problem: BaseException | None) -> str | None:
+    """What to change, where the store or its certificate is refused and waiting would not help."""
     # While it connects, redis-py turns the error into a ConnectionError around it.
     while problem is not None:
+        if isinstance(problem, StoreRefusedError):
+            return str(problem)
         if isinstance(problem, exceptions.AuthenticationError):
-            return True
+            return "the store refuses the login: check store.username and store.password"
+        if isinstance(problem, exceptions.NoPermissionError):
+            return f"the store's user may do too little: {problem}"
+        if isinstance(problem, ssl.SSLCertVerificationError):
+            why = problem.verify_message
+            return f"the store's certificate is refused: {why}; check store.ca_file and the host's name"
         problem = problem.__cause__ or problem.__context__
-    return False
+    return None
 
 
 def _failure(problem: exceptions.RedisError | OSError) -> str:
@@ -143,7 +158,7 @@ def _failure(problem: exceptions.RedisError | OSError) -> str:
         return "timeout"
     if isinstance(problem, exceptions.OutOfMemoryError):
         return "full"
-    if isinstance(problem, exceptions.ConnectionError | OSError):
+    if isinstance(problem, exceptions.ConnectionError | OSError | _NOBODY_TAKES_IT):
         return "connection"
     return "error"
 
@@ -151,29 +166,14 @@ def _failure(problem: exceptions.RedisError | OSError) -> str:
 def connect(settings: StoreSettings, metrics: StoreMetrics, tracer: Tracer) -> Store:
     """Make a store client; nothing is sent until it is used.
 
-    A command whose connection broke before its answer came is sent once more: every script of Keystile knows its own
-    attempt, so a lost answer never reads as a second use. One that got no answer in time is not: a store that stands
-    still would only stand still for longer, and the caller has two seconds.
+    Raises:
+        SettingsError: a certificate or key that the settings name cannot be used.
     """
-    secure = settings.url.startswith("rediss://")
-    pool = BlockingConnectionPool.from_url(
-        settings.url,
-        username=settings.username,
-        password=settings.password.get_secret_value() if settings.password else None,
-        max_connections=settings.max_connections,
-        timeout=_POOL_WAIT_SECONDS,
-        socket_timeout=settings.command_timeout_seconds,
-        socket_connect_timeout=settings.connect_timeout_seconds,
-        retry=Retry(ConstantBackoff(0.02), 1, supported_errors=(exceptions.ConnectionError,)),
-        health_check_interval=0,
-        decode_responses=True,
-        **(
-            {
-                "ssl_ca_certs": str(settings.ca_file) if settings.ca_file else None,
-                "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-            }
-            if secure
-            else {}
-        ),
-    )
-    return Store(Redis(connection_pool=pool), metrics, tracer)
+    redis: Client | Cluster
+    if settings.sentinels:
+        redis = client_of_sentinels(settings)
+    elif settings.cluster:
+        redis = client_of_cluster(settings)
+    else:
+        redis = client_of_url(settings.url, server_options(settings), tls_options(settings))
+    return Store(redis, metrics, tracer)

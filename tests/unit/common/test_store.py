@@ -21,6 +21,11 @@ from keystile_common.store import StoreUnavailableError, StoreUnsuitableError, c
         (exceptions.ConnectionError("secret"), "connection"),
         (exceptions.AuthenticationError("secret"), "connection"),
         (ConnectionResetError("secret"), "connection"),
+        (exceptions.ReadOnlyError("secret"), "connection"),
+        (exceptions.ClusterDownError("secret"), "connection"),
+        (exceptions.ClusterError("secret"), "connection"),
+        (exceptions.MovedError("1 secret:1"), "connection"),
+        (exceptions.TryAgainError("secret"), "connection"),
         (exceptions.ResponseError("secret"), "error"),
     ],
 )

@@ -4,12 +4,7 @@
 {{- $root := .root -}}
 {{- $auth := $root.Values.auth -}}
 {{- $settings := deepCopy $auth.settings -}}
-{{- $store := dict "url" $model.store.url -}}
-{{- with $auth.store.username }}{{- $_ := set $store "username" . -}}{{- end -}}
-{{- if or $auth.store.ca.secret $auth.store.ca.configMap -}}
-{{- $_ := set $store "ca_file" "/etc/keystile/store-ca/ca.crt" -}}
-{{- end -}}
-{{- $_ := set $settings "store" (merge $store ($settings.store | default dict)) -}}
+{{- $_ := set $settings "store" (merge $model.store.settings ($settings.store | default dict)) -}}
 {{- $resources := dict -}}
 {{- range $name, $server := $model.servers -}}
 {{- $resource := dict "uri" $server.uri "title" $server.title "scopes" $server.scopes -}}

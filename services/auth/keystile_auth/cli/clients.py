@@ -91,8 +91,11 @@ def delete(client_id: str) -> None:
     async def work() -> int:
         async with open_session() as session:
             client = await _find(session, client_id)
+            grants = GrantStore(session.store)
+            # Grants first: cut short, it can be done again. And once more, for what began in between.
+            ended = await grants.end_all_of_client(client.id, "client_deleted")
             await ClientStore(session.store).delete(client.id)
-            ended = await GrantStore(session.store).end_all_of_client(client.id, "client_deleted")
+            ended += await grants.end_all_of_client(client.id, "client_deleted")
             session.audit.record(EventType.CLIENT_DELETED, "success", Actor(client_id=client.id), reason="operator")
             return ended
 

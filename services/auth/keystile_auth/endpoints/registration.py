@@ -77,9 +77,10 @@ class RegistrationEndpoint:
             self._audit.record(EventType.CLIENT_UPDATED, "success", actor)
             return no_store(self._document(client, secret, token or ""))
         if request.method == "DELETE":
-            # The client first: were its grants ended before it, it could get new ones in between.
-            await self._registration.delete(client)
+            # Grants first: cut short, it can be asked again. And once more, for what began in between.
             ended = await self._grants.end_all_of_client(client.id, "client_deleted")
+            await self._registration.delete(client)
+            ended += await self._grants.end_all_of_client(client.id, "client_deleted")
             self._metrics.token_revocations.labels("client_deleted").inc(ended)
             self._audit.record(EventType.CLIENT_DELETED, "success", actor, target={"grants": str(ended)})
             return Response(status_code=204, headers=NO_STORE)

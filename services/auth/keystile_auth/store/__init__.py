@@ -18,4 +18,20 @@ Keys (prefix `ks:`), with the part in braces that Redis Cluster hashes:
 | `ks:assertion:SHA256` | a used client assertion |
 | `ks:limit:…` | a rate limit's window |
 | `ks:signing-keys` | signing keys, private parts encrypted |
+| `ks:users` | every user's subject |
+
+Only the keys of one grant are written together, by one script; every other write is of one key. Where one thing is
+several keys, they are written in an order that leaves no harm when it stops in the middle, and can be done again:
+
+| what | order, and what stands when it stops |
+|---|---|
+| grant | into the lists of its user and client, then the grant: a listed grant that is not there counts as none |
+| token without grant | into its client's list, then the token: the same |
+| user, new | into `ks:users`, the user, the name: without a name nobody signs in, and `all` leaves it out |
+| user, gone | consents, `ks:users`, the user, the name: repeatable until the user is gone; then the name is free |
+| session, new | into the user's list, then the session: a listed session that is not there counts as none |
+| session, gone | the session, then its place in the list: it is over at once |
+| client of the operator, new | into `ks:clients`, then the client: the same as a grant |
+| client, gone | grants, client, its place in the list, grants once more: it can be repeated until the client is gone |
+| ending all grants of a list | each by itself, the rest although one fails; then the failure is said |
 """

@@ -25,10 +25,12 @@ class ClientStore:
         It is forgotten after `seconds` unless `keep` is called; with None it stays, and `all_listed` has it.
         """
         with self._store.operation("client.add"):
+            # Listed first: the list leaves out what is not there, but shows nothing that it does not have.
+            listed = seconds is None and await self._store.redis.sadd(_OPERATORS, client_id)
             taken = await self._store.redis.set(_key(client_id), document, nx=True, get=True, ex=seconds)
             added = taken in {None, document}  # ours when the answer got lost and the command was sent again
-            if added and seconds is None:
-                await self._store.redis.sadd(_OPERATORS, client_id)
+            if listed and not added:
+                await self._store.redis.srem(_OPERATORS, client_id)
         return added
 
     async def keep(self, client_id: str) -> None:
@@ -44,8 +46,9 @@ class ClientStore:
     async def delete(self, client_id: str) -> bool:
         """Forget a client; False when it was not there."""
         with self._store.operation("client.delete"):
+            deleted = await self._store.redis.delete(_key(client_id))
             await self._store.redis.srem(_OPERATORS, client_id)
-            return bool(await self._store.redis.delete(_key(client_id)))
+        return bool(deleted)
 
     async def all_listed(self) -> list[str]:
         """The ids of the operator's clients, sorted."""

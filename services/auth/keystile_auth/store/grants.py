@@ -1,8 +1,8 @@
 """Grants, their codes, refresh families and access tokens: one JSON document a grant, one script a change."""
 
+import asyncio
 import json
 import secrets
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from keystile_common.store import Store
 TOMBSTONE_MS = 600_000
 """How long an ended or never redeemed grant is remembered, so that a replay is told from junk."""
 _BATCH = 200
+_AT_ONCE = 16  # of the store's 64 connections; others have requests too
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class GrantStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         register = store.redis.register_script
+        self._create = register(scripts.read_for_grant("create_grant"))
+        self._put_into_list = register(scripts.read("list_grant"))
         self._redeem = register(scripts.read_for_grant("redeem_code"))
         self._rotate = register(scripts.read_for_grant("rotate_refresh_token"))
         self._issue = register(scripts.read_for_grant("issue_access_token"))
@@ -111,25 +114,18 @@ class GrantStore:
         It is listed under its user and client first: a grant that no list has could not be ended by them.
         """
         with self._store.operation("grant.create"):
-            seconds, microseconds = await self._store.redis.time()
-            now = seconds * 1000 + microseconds // 1000
-            await self._list(grant_id, client_id, now, index_seconds, sub=sub)
+            await self._list(grant_id, client_id, index_seconds, sub=sub)
             document = {
                 "state": "code",
                 "sub": sub,
                 "client_id": client_id,
                 "resource": resource,
                 "scopes": " ".join(scopes),
-                "created": now,
-                "code": {
-                    "hash": code.hash,
-                    "challenge": code.challenge,
-                    "redirect_uri": code.redirect_uri,
-                    "expires": now + code_seconds * 1000,
-                },
+                "code": {"hash": code.hash, "challenge": code.challenge, "redirect_uri": code.redirect_uri},
                 "access_tokens": {},
             }
-            await self._store.redis.set(_key(grant_id), json.dumps(document), px=code_seconds * 1000 + TOMBSTONE_MS)
+            args = [json.dumps(document), code_seconds * 1000, TOMBSTONE_MS]
+            await self._create(keys=[_key(grant_id)], args=args)
 
     async def find(self, grant_id: str) -> Grant | None:
         """The grant of this id, live or not, or None."""
@@ -183,13 +179,13 @@ class GrantStore:
     async def relist(self, grant: Grant, index_seconds: int) -> None:
         """Keep a grant that lives on in the lists of its user and client."""
         with self._store.operation("grant.relist"):
-            await self._list(grant.id, grant.client_id, int(time.time() * 1000), index_seconds, sub=grant.sub)
+            await self._list(grant.id, grant.client_id, index_seconds, sub=grant.sub)
 
     async def issue(self, grant_id: str, client_id: str, access: NewAccessToken) -> None:
         """Store an access token without a family."""
         with self._store.operation("token.issue"):
             member = f"{grant_id}:{access.hash}"
-            await self._list(member, client_id, int(time.time() * 1000), access.seconds)
+            await self._list(member, client_id, access.seconds)
             await self._issue(
                 keys=[_key(grant_id)], args=[access.hash, access.seconds, access.audience, access.opening]
             )
@@ -234,41 +230,48 @@ class GrantStore:
 
     async def _end_all(self, listing: str, reason: str) -> int:
         ended = 0
-        async for member in self._members(listing):
-            grant_id, _, token_hash = member.partition(":")
-            if token_hash:
-                ended += await self.revoke_access_token(grant_id, token_hash)
-            else:
-                ended += await self.end(grant_id, reason)
+        async for members in self._batches(listing):
+            for start in range(0, len(members), _AT_ONCE):
+                work = (self._end_one(each, reason) for each in members[start : start + _AT_ONCE])
+                outcomes = await asyncio.gather(*work, return_exceptions=True)
+                ended += sum(outcome is True for outcome in outcomes)
+                # All of them first: where a part of the store is away, the rest must not live on for it.
+                for outcome in outcomes:
+                    if isinstance(outcome, BaseException):
+                        raise outcome
         return ended
 
-    async def _grants(self, listing: str) -> AsyncIterator[Grant]:
-        async for member in self._members(listing):
-            grant = await self.find(member)
-            if grant is not None:
-                yield grant
+    async def _end_one(self, member: str, reason: str) -> bool:
+        grant_id, _, token_hash = member.partition(":")
+        if token_hash:
+            return await self.revoke_access_token(grant_id, token_hash)
+        return await self.end(grant_id, reason)
 
-    async def _members(self, listing: str) -> AsyncIterator[str]:
+    async def _grants(self, listing: str) -> AsyncIterator[Grant]:
+        async for members in self._batches(listing):
+            for member in members:
+                grant = await self.find(member)
+                if grant is not None:
+                    yield grant
+
+    async def _batches(self, listing: str) -> AsyncIterator[list[str]]:
         # By cursor, not by rank: members that expire meanwhile would move others past us. One may come twice.
         cursor = 0
         while True:
             with self._store.operation("grant.list"):
                 cursor, batch = await self._store.redis.zscan(listing, cursor, count=_BATCH)
-            for member, _ in batch:
-                yield member
+            yield [member for member, _ in batch]
             if cursor == 0:
                 return
 
-    async def _list(self, member: str, client_id: str, now: int, seconds: int, sub: str | None = None) -> None:
-        expires = now + seconds * 1000 + TOMBSTONE_MS
+    async def _list(self, member: str, client_id: str, seconds: int, sub: str | None = None) -> None:
         listings = [f"ks:grants:client:{client_id}"] + ([f"ks:grants:user:{sub}"] if sub else [])
-        pipeline = self._store.redis.pipeline(transaction=False)
-        for listing in listings:
-            pipeline.zadd(listing, {member: expires}, gt=True)
-            pipeline.zremrangebyscore(listing, "-inf", now)
-            pipeline.pexpireat(listing, expires, gt=True)
-            pipeline.pexpireat(listing, expires, nx=True)
-        await pipeline.execute()
+        args = [member, seconds * 1000 + TOMBSTONE_MS]
+        written = (self._put_into_list(keys=[listing], args=args) for listing in listings)
+        # Both are waited for: what fails must not leave the other one under way.
+        for outcome in await asyncio.gather(*written, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
 
 def _key(grant_id: str) -> str:

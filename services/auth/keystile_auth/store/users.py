@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from keystile_auth.store import scripts
 from keystile_common.store import Store
 
 _ALL = "ks:users"
@@ -24,18 +25,29 @@ class UserStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._take_name = store.redis.register_script(scripts.read("take_name"))
 
     async def add(self, user: User) -> bool:
         """Store a new user; False when the name is taken."""
         with self._store.operation("user.add"):
-            # The user first: a name that leads nowhere would be taken for ever.
-            await self._store.redis.hset(_key(user.sub), mapping=_fields(user))
-            taken = await self._store.redis.set(_name_key(user.username), user.sub, nx=True, get=True)
-            if taken not in {None, user.sub}:  # ours when the answer got lost and the command was sent again
-                await self._store.redis.delete(_key(user.sub))
-                return False
+            # The name last: until it leads to the user there is none, and whatever stands already is harmless.
             await self._store.redis.sadd(_ALL, user.sub)
-        return True
+            await self._store.redis.hset(_key(user.sub), mapping=_fields(user))
+            if await self._claim(user):
+                return True
+            await self._store.redis.delete(_key(user.sub))
+            await self._store.redis.srem(_ALL, user.sub)
+        return False
+
+    async def _claim(self, user: User) -> bool:
+        name = _name_key(user.username)
+        taken = await self._store.redis.set(name, user.sub, nx=True, get=True)
+        if taken in {None, user.sub}:  # ours when the answer got lost and the command was sent again
+            return True
+        if await self._store.redis.exists(_key(taken)):
+            return False
+        # Of a user whose deletion was cut short.
+        return bool(await self._take_name(keys=[name], args=[taken, user.sub]))
 
     async def find(self, sub: str) -> User | None:
         """The user with this subject, or None."""
@@ -70,17 +82,21 @@ class UserStore:
     async def delete(self, user: User) -> None:
         """Forget a user and the consents."""
         with self._store.operation("user.delete"):
-            await self._store.redis.delete(_name_key(user.username))
-            await self._store.redis.delete(_key(user.sub))
             await self._store.redis.delete(f"ks:consents:{user.sub}")
+            # The user last but for the name: until it is gone, the name leads here and the deletion can be repeated.
+            # A name that leads to nobody is free.
             await self._store.redis.srem(_ALL, user.sub)
+            await self._store.redis.delete(_key(user.sub))
+            await self._store.redis.delete(_name_key(user.username))
 
     async def all(self) -> list[User]:
         """Every user, by name."""
         with self._store.operation("user.list"):
             subs: set[str] = await self._store.redis.smembers(_ALL)
         users = [user for sub in subs if (user := await self.find(sub)) is not None]
-        return sorted(users, key=lambda user: user.username)
+        # Without those whose name never came to lead to them; see `add`.
+        named = [user for user in users if (await self.find_by_name(user.username)) == user]
+        return sorted(named, key=lambda user: user.username)
 
     async def consented(self, sub: str, client_id: str, resource: str) -> frozenset[str]:
         """The scopes a user has granted this client for this resource."""

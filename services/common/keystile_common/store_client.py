@@ -1,0 +1,141 @@
+"""A client of one Valkey or Redis server: its connections, its timeouts, and the end of every wait."""
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+
+from keystile_common.settings import SettingsError, StoreSettings
+
+# In a burst a request waits its turn; with one try of a command behind it this stays under two seconds.
+POOL_WAIT_SECONDS = 1.0
+LONGEST_SECONDS = 1.6
+"""What a command may take with all its waiting, connecting, asking for the master and being sent elsewhere."""
+
+
+class StoreRefusedError(exceptions.ConnectionError):
+    """A refusal that waiting does not mend; `str()` says what to change."""
+
+
+class Client(Redis):
+    """A client of one server, or of whichever server its pool leads to; a command ends in `LONGEST_SECONDS`."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send one command; a `TimeoutError` after `LONGEST_SECONDS`."""
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    async def eviction_policies(self) -> dict[str, str]:
+        """Each server's `maxmemory-policy` by its name, which is empty where there is one server."""
+        return {"": (await self.info("memory")).get("maxmemory_policy", "unknown")}
+
+
+def server_options(settings: StoreSettings) -> dict[str, Any]:
+    """How to connect to a server that holds data, whichever way it is found.
+
+    A command whose connection broke before its answer came is sent once more: every script of Keystile knows its own
+    attempt, so a lost answer never reads as a second use. One that got no answer in time is not: a store that stands
+    still would only stand still for longer, and the caller has two seconds.
+    """
+    return {
+        **_common_options(settings),
+        "username": settings.username,
+        "password": settings.password.get_secret_value() if settings.password else None,
+        "max_connections": settings.max_connections,
+    }
+
+
+def sentinel_options(settings: StoreSettings) -> dict[str, Any]:
+    """How to connect to a sentinel: a login of its own, and a few connections."""
+    password = settings.sentinel_password
+    return {
+        **_common_options(settings),
+        "username": settings.sentinel_username,
+        "password": password.get_secret_value() if password else None,
+        "max_connections": 4,
+    }
+
+
+def _common_options(settings: StoreSettings) -> dict[str, Any]:
+    return {
+        "timeout": POOL_WAIT_SECONDS,
+        "socket_timeout": settings.command_timeout_seconds,
+        "socket_connect_timeout": settings.connect_timeout_seconds,
+        "retry": Retry(ConstantBackoff(0.02), 1, supported_errors=(exceptions.ConnectionError,)),
+        "health_check_interval": 0,
+        "decode_responses": True,
+    }
+
+
+def tls_options(settings: StoreSettings) -> dict[str, Any]:
+    """What TLS adds to the options above; nothing without TLS.
+
+    Raises:
+        SettingsError: a file of certificates or keys cannot be used.
+    """
+    if not settings.uses_tls:
+        return {}
+    _try_certificates(settings.ca_file, settings.certificate_file, settings.key_file)
+    return {
+        "ssl_ca_certs": _text(settings.ca_file),
+        "ssl_certfile": _text(settings.certificate_file),
+        "ssl_keyfile": _text(settings.key_file),
+        "ssl_check_hostname": True,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
+def _try_certificates(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
+    """Read them once now: at each connection it would look as if the store were away."""
+    context = ssl.create_default_context()
+    name, path = "ca_file", ca
+    try:
+        if ca is not None:
+            context.load_verify_locations(ca)
+        name, path = "certificate_file", certificate
+        if certificate is not None:
+            certificate.read_bytes()
+            name, path = "key_file", key
+            context.load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as problem:
+        # An SSLError is an OSError; its text may be of more than one line and tells a person nothing.
+        reason = "not a usable PEM file" if isinstance(problem, ssl.SSLError | ValueError) else problem.strerror
+        raise SettingsError(f"store.{name}: cannot use {path}: {reason}") from None
+
+
+def _no_password() -> str:
+    raise ValueError("an encrypted key would make the start wait for somebody to type")
+
+
+def address(node: str) -> tuple[str, int]:
+    """Host and port of `host:port`, as the settings have it."""
+    host, _, port = node.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def client_of(host: str, port: int, options: dict[str, Any], tls: dict[str, Any]) -> Client:
+    """A client of the server at this address; nothing is sent until it is used."""
+    kind = SSLConnection if tls else Connection
+    return client_of_pool(BlockingConnectionPool(connection_class=kind, host=host, port=port, **options, **tls))
+
+
+def client_of_url(url: str, options: dict[str, Any], tls: dict[str, Any]) -> Client:
+    """The same for `redis://`, `rediss://` and `unix://`."""
+    return client_of_pool(BlockingConnectionPool.from_url(url, **options, **tls))
+
+
+def client_of_pool(pool: BlockingConnectionPool) -> Client:
+    """A client that closes its pool when it is closed."""
+    client = Client.from_pool(pool)
+    assert isinstance(client, Client)  # noqa: S101 (redis-py types it as the class above)
+    return client
