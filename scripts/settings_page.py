@@ -175,10 +175,19 @@ mcp.authorization_server
     The issuer of the tokens, byte for byte.
 mcp.sessions
     Whether a client of a revision before 2026-07-28 gets a session, which lives in the process that opened it
-    (`process`), or each of its requests is served alone by any replica (`none`).
+    (`process`), or any replica takes the requests of any session, by `store` and `handover` (`shared`), or each of its
+    requests is served alone by any replica (`none`).
 mcp.app
     Your own MCP server instead of the reference server, as `module:name`: the Python SDK's `MCPServer` or `Server`, or
     an ASGI application that serves MCP at the path of `resource`. Also `keystile-mcp --app`.
+mcp.handover.host
+    Where it listens for the other replicas, with `sessions: shared`. Nobody else must reach it.
+mcp.handover.port
+    The port.
+mcp.handover.address
+    How the other replicas reach it, `host:port`; in a pod its own address.
+mcp.handover.connect_timeout_seconds
+    How long reaching another replica may take; one that cannot be reached counts as dead.
 mcp.upstream.url
     Its MCP endpoint (Streamable HTTP). Also `keystile-mcp --upstream`.
 mcp.upstream.bearer

@@ -131,6 +131,7 @@ class McpMetrics:
     def __init__(self, registry: CollectorRegistry, version: str) -> None:
         self.registry = registry
         self.audit = AuditMetrics(registry)
+        self._store: StoreMetrics | None = None
         self.introspection_cache_requests = Counter(
             "keystile_introspection_cache_requests_total",
             "Look-ups in the introspection cache by result: hit, negative_hit, miss, joined.",
@@ -156,6 +157,12 @@ class McpMetrics:
             ["tool", "outcome"],
             registry=registry,
         )
+        self.session_handovers = Counter(
+            "keystile_mcp_session_handovers_total",
+            "Requests handed over to the replica that their session lives in, by result: answered, gone, failed.",
+            ["result"],
+            registry=registry,
+        )
         self.upstream_failures = Counter(
             "keystile_upstream_failures_total",
             "Requests that the MCP server behind this one did not answer, by kind: connection, timeout, refused, "
@@ -165,6 +172,12 @@ class McpMetrics:
         )
         self.sessions = Gauge("keystile_mcp_sessions", "Open MCP sessions in this process.", registry=registry)
         _process(registry, "mcp", version)
+
+    def store(self) -> StoreMetrics:
+        """What is exported of the store, where there is one."""
+        if self._store is None:
+            self._store = StoreMetrics(self.registry)
+        return self._store
 
 
 def _process(registry: CollectorRegistry, component: str, version: str) -> None:

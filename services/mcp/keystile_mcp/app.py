@@ -1,6 +1,5 @@
 """The resource server, put together."""
 
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,12 +10,15 @@ from keystile_common import health
 from keystile_common.audit import AuditLog
 from keystile_common.limits import LimitsMiddleware
 from keystile_common.metrics import McpMetrics
+from keystile_common.store import connect
 from keystile_common.traces import TraceMiddleware, Tracing
 from keystile_mcp import __version__, asgi_app, reference_server, transport
 from keystile_mcp.backend import Backend
 from keystile_mcp.introspection_cache import Clock
 from keystile_mcp.protection import McpEndpoint, Protection
-from keystile_mcp.settings import McpSettings
+from keystile_mcp.session_store import SessionStore
+from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings
+from keystile_mcp.shared_sessions import REMEMBERED_SECONDS
 from keystile_mcp.streams import OpenStreams
 from keystile_mcp.upstream import Upstream
 
@@ -44,9 +46,8 @@ def create_app(
         BackendError: what shall serve MCP cannot be had.
         SettingsError: a file that the settings name cannot be used.
     """
-    protection = Protection(
-        settings, metrics, audit, tracing, streams=streams, backend=_backend(settings, metrics), clock=clock
-    )
+    backend = _backend(settings, metrics, tracing)
+    protection = Protection(settings, metrics, audit, tracing, streams=streams, backend=backend, clock=clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -60,16 +61,21 @@ def create_app(
     )
     # The last one added is the outermost.
     app.add_middleware(McpEndpoint, endpoint=protection.endpoint, path=settings.endpoint_path)
-    app.add_middleware(LimitsMiddleware, max_body_bytes=transport.MAX_BODY_BYTES)
+    app.add_middleware(LimitsMiddleware, max_body_bytes=MAX_BODY_BYTES)
     if tracing.enabled:
         app.add_middleware(TraceMiddleware, tracer=tracing.tracer)
     return app
 
 
-def _backend(settings: McpSettings, metrics: McpMetrics) -> Backend:
+def _backend(settings: McpSettings, metrics: McpMetrics, tracing: Tracing) -> Backend:
+    sessions = _shared(settings, metrics, tracing) if settings.sessions == "shared" else None
     if settings.app is not None:
-        return asgi_app.backend(settings.app, settings, metrics)
+        return asgi_app.backend(settings.app, settings, metrics, sessions)
     if settings.upstream.url is not None:
-        # One process, one key; what several replicas share is not there yet.
-        return Upstream(settings, metrics, secrets.token_bytes(32))
-    return transport.SdkServer(reference_server.create_server(__version__), settings, metrics)
+        return Upstream(settings, metrics, sessions)
+    return transport.SdkServer(reference_server.create_server(__version__), settings, metrics, sessions)
+
+
+def _shared(settings: McpSettings, metrics: McpMetrics, tracing: Tracing) -> SessionStore:
+    store = connect(settings.store, metrics.store(), tracing.tracer)
+    return SessionStore(store, settings.resource, REMEMBERED_SECONDS)

@@ -1,9 +1,10 @@
 """A backend that is somebody's own code: a Python MCP server or any ASGI application, named as module:attribute."""
 
 import asyncio
+import contextlib
 import importlib
-import secrets
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.backend import Backend, BackendError
 from keystile_mcp.owned_sessions import OwnedSessions
+from keystile_mcp.session_store import SessionStore
 from keystile_mcp.settings import McpSettings
 from keystile_mcp.transport import HostAndOrigin, SdkServer
 
@@ -49,25 +51,26 @@ def load(name: str) -> Any:
     return found
 
 
-def backend(name: str, settings: McpSettings, metrics: McpMetrics) -> Backend:
+def backend(name: str, settings: McpSettings, metrics: McpMetrics, sessions: SessionStore | None) -> Backend:
     """What serves the object that `name` names: the SDK's `MCPServer` or low-level `Server`, or an ASGI application.
 
     Args:
         name: see `load`.
         settings: see `SdkServer`.
         metrics: see `SdkServer`.
+        sessions: see `SdkServer`.
 
     Raises:
         BackendError: there is none, or it is none of these.
     """
     found = load(name)
     if isinstance(found, MCPServer | Server):
-        return SdkServer(found, settings, metrics)
+        return SdkServer(found, settings, metrics, sessions)
     if not callable(found):
         raise BackendError(
             f"app: {name} is {type(found).__name__}; it must be the SDK's MCPServer or Server, or an ASGI application"
         )
-    return AsgiApp(found, settings)
+    return AsgiApp(found, settings, sessions)
 
 
 class AsgiApp:
@@ -75,19 +78,21 @@ class AsgiApp:
 
     reads_elsewhere = True
 
-    def __init__(self, app: ASGIApp, settings: McpSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: McpSettings, sessions: SessionStore | None = None) -> None:
         self._app = app
-        owned = OwnedSessions(self._serve, secrets.token_bytes(32))
-        self.app: ASGIApp = HostAndOrigin(AuthContextMiddleware(owned), settings)
+        self._owned = OwnedSessions(self._serve, sessions, settings.store.start_seconds)
+        self.app: ASGIApp = HostAndOrigin(AuthContextMiddleware(self._owned), settings)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Uncompressed: what it answers is read on the way.
         headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
         await self._app({**scope, "headers": headers}, receive, send)
 
-    def running(self) -> "Lifespan":
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
         """The time in which it serves."""
-        return Lifespan(self._app)
+        async with self._owned.running(), Lifespan(self._app):
+            yield
 
     async def tools(self) -> frozenset[str]:
         """None: they are learned from its lists."""

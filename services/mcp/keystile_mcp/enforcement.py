@@ -1,6 +1,5 @@
 """The policy in front of an MCP server: no request goes on without the scopes that it needs."""
 
-import json
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -13,6 +12,7 @@ from keystile_common.metrics import McpMetrics
 from keystile_mcp.backend import Backend
 from keystile_mcp.challenge import Challenge, insufficient_scope
 from keystile_mcp.denials import client_address
+from keystile_mcp.json_rpc import refuse
 from keystile_mcp.operation import MessageError, Operation, bodiless_operation, read_operation
 from keystile_mcp.policy import Policy
 from keystile_mcp.tool_calls import ToolCalls
@@ -59,7 +59,7 @@ class PolicyEnforcement:
                 operation = read_operation(body, strictly=self._strictly)
             except MessageError as error:
                 self._requests.count("unknown", HTTPStatus.BAD_REQUEST)
-                await _refuse_message(error, send)
+                await refuse(send, HTTPStatus.BAD_REQUEST, error.code, str(error), request_id=error.request_id)
                 return
             receive = _replay(body, receive)
             scope["mcp_request_id"] = operation.request_id
@@ -161,11 +161,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return receive_again
-
-
-async def _refuse_message(error: MessageError, send: Send) -> None:
-    content = {"jsonrpc": "2.0", "id": error.request_id, "error": {"code": error.code, "message": str(error)}}
-    body = json.dumps(content).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": int(HTTPStatus.BAD_REQUEST), "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -132,6 +132,19 @@ class Forwarder(HttpClient):
         return ForwardingError(kind, sentence, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
+class Started:
+    """A `send` that knows whether the answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.is_started = False
+
+    async def __call__(self, message: Message) -> None:
+        """Pass `message` on."""
+        self.is_started = True
+        await self._send(message)
+
+
 async def read_body(receive: Receive) -> bytes:
     """The whole body of a request whose size was checked further out."""
     body = b""

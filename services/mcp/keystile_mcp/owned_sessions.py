@@ -6,18 +6,24 @@ answered as one that does not exist (MCP, session hijacking).
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
+import secrets
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 
 from mcp.server.auth.provider import AccessToken, principal_components
+from mcp_types import INVALID_REQUEST
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from keystile_mcp.json_rpc import refuse
+from keystile_mcp.session_store import SessionStore
 
 HEADER = b"mcp-session-id"
 MAX_ID_BYTES = 1024
 _CODE_BYTES = 16
-_NOT_FOUND = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"Session not found"}}'
 
 
 class OwnedSessions:
@@ -25,12 +31,25 @@ class OwnedSessions:
 
     Args:
         app: an MCP server as ASGI.
-        key: random bytes, the same in every replica.
+        sessions: has the key that all replicas sign with; None where this process is the only one.
+        start_seconds: how long the store may take to answer at the start.
     """
 
-    def __init__(self, app: ASGIApp, key: bytes) -> None:
+    def __init__(self, app: ASGIApp, sessions: SessionStore | None, start_seconds: float) -> None:
         self._app = app
-        self._key = key
+        self._sessions = sessions
+        self._start_seconds = start_seconds
+        self._key = secrets.token_bytes(32)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The time in which it serves."""
+        if self._sessions is None:
+            yield
+            return
+        async with self._sessions.connected(self._start_seconds):
+            self._key = await self._sessions.shared_key()
+            yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request that the bearer check let through."""
@@ -42,7 +61,7 @@ class OwnedSessions:
             elif (session_id := self._open(value, owner)) is not None:
                 headers.append((name, session_id))
             else:
-                await _refuse(send)
+                await refuse(send, HTTPStatus.NOT_FOUND, INVALID_REQUEST, "Session not found")
                 return
 
         async def send_sealed(message: Message) -> None:
@@ -69,9 +88,3 @@ class OwnedSessions:
         text = json.dumps([*principal_components(owner), session_id.decode("latin-1")]).encode()
         digest = hmac.digest(self._key, text, hashlib.sha256)[:_CODE_BYTES]
         return base64.urlsafe_b64encode(digest).rstrip(b"=")
-
-
-async def _refuse(send: Send) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_NOT_FOUND)).encode())]
-    await send({"type": "http.response.start", "status": int(HTTPStatus.NOT_FOUND), "headers": headers})
-    await send({"type": "http.response.body", "body": _NOT_FOUND})

@@ -27,10 +27,9 @@ from keystile_mcp.introspection import IntrospectionClient
 from keystile_mcp.introspection_cache import Clock, IntrospectionCache
 from keystile_mcp.policy import Policy
 from keystile_mcp.readiness import AuthorizationServerCheck
-from keystile_mcp.settings import McpSettings
+from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings
 from keystile_mcp.streams import OpenStreams
 from keystile_mcp.tool_calls import ToolCalls
-from keystile_mcp.transport import MAX_BODY_BYTES
 from keystile_mcp.validation import TokenValidator
 
 _log = structlog.stdlib.get_logger(__name__)

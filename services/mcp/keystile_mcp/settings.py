@@ -11,8 +11,12 @@ from keystile_common.settings import (
     PublicUrl,
     Section,
     ServiceSettings,
+    StoreSettings,
     is_loopback_host,
 )
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""The most that a request to the MCP endpoint may bring."""
 
 
 def _resource(value: str) -> str:
@@ -138,6 +142,23 @@ class UpstreamSettings(Section):
         return self
 
 
+class HandoverSettings(Listen):
+    """Where this replica takes over requests of sessions that live in it, from the other replicas and nobody else.
+
+    `address` is how they reach it, host and port; the one that is listened on when left out.
+    """
+
+    port: int = Field(default=3233, ge=0, le=65535)
+    address: str | None = Field(default=None, pattern=r"^(\[[0-9a-f:]+\]|[A-Za-z0-9.-]+):[0-9]+$")
+    connect_timeout_seconds: float = Field(default=1, gt=0, le=10)
+
+    @property
+    def reachable_at(self) -> str:
+        """Host and port for the other replicas."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.address or f"{host}:{self.port}"
+
+
 class McpSettings(ServiceSettings):
     """Everything that the MCP resource server can be told."""
 
@@ -155,9 +176,12 @@ class McpSettings(ServiceSettings):
     allowed_origins: list[Origin] = []
     app: AppName | None = None
     upstream: UpstreamSettings = UpstreamSettings()
-    # Sessions of revisions before 2026-07-28 live in the process that opened them. With several replicas there can be
-    # none: then each request is served alone, and what a server would say outside of a call is not delivered.
-    sessions: Literal["process", "none"] = "process"
+    # Sessions of revisions before 2026-07-28 live in the process that opened them. With several replicas they need the
+    # store, by which the replicas find them; or there can be none: then each request is served alone, and what a server
+    # would say outside of a call is not delivered.
+    sessions: Literal["process", "shared", "none"] = "process"
+    store: StoreSettings = StoreSettings()
+    handover: HandoverSettings = HandoverSettings()
     listen: McpListen = McpListen()
     metrics: MetricsListen = MetricsListen()
     drain_seconds: int = Field(default=20, ge=0)

@@ -4,7 +4,8 @@ A request that names 2026-07-28 is served alone, without a session, and answered
 older revisions open a session and get event streams.
 """
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +18,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keystile_common.metrics import McpMetrics
-from keystile_mcp.settings import McpSettings
-
-MAX_BODY_BYTES = 4 * 1024 * 1024
+from keystile_mcp.session_store import SessionStore
+from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings
+from keystile_mcp.shared_sessions import SharedManager, SharedSessions
 
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -71,27 +72,58 @@ class SdkServer:
         server: as `MCPServer` or the low-level `Server`.
         settings: the resource, its sessions, and the hosts and origins it is reached by.
         metrics: where sessions are counted.
+        sessions: where replicas find each other's sessions; None where each process has its own.
     """
 
     reads_elsewhere = False
 
-    def __init__(self, server: MCPServer | Server[Any], settings: McpSettings, metrics: McpMetrics) -> None:
+    def __init__(
+        self,
+        server: MCPServer | Server[Any],
+        settings: McpSettings,
+        metrics: McpMetrics,
+        sessions: SessionStore | None = None,
+    ) -> None:
         self._server = server
-        self._manager = StreamableHTTPSessionManager(
-            # The public way to one, `MCPServer.streamable_http_app`, makes a whole application around it.
-            server._lowlevel_server if isinstance(server, MCPServer) else server,
-            security_settings=_security(settings),
-            max_request_body_size=MAX_BODY_BYTES,
-            stateless=settings.sessions == "none",
-        )
+        self._sessions = sessions
+        self._start_seconds = settings.store.start_seconds
+        # The public way to one, `MCPServer.streamable_http_app`, makes a whole application around it.
+        low_level = server._lowlevel_server if isinstance(server, MCPServer) else server
+        arguments: dict[str, Any] = {
+            "security_settings": _security(settings),
+            "max_request_body_size": MAX_BODY_BYTES,
+            "stateless": settings.sessions == "none",
+        }
+        # Tools can ask the SDK's `get_access_token()` who calls.
+        self._manager: StreamableHTTPSessionManager
+        self._shared: SharedSessions | None = None
+        if sessions is None:
+            self._manager = StreamableHTTPSessionManager(low_level, **arguments)
+            self.app: ASGIApp = AuthContextMiddleware(StreamableHTTPASGIApp(self._manager))
+        else:
+            self._manager = shared = SharedManager(low_level, sessions, **arguments)
+            local = AuthContextMiddleware(StreamableHTTPASGIApp(shared))
+            host = allowed_hosts(settings)[0]
+            self._shared = SharedSessions(local, shared, sessions, listen=settings.handover, host=host, metrics=metrics)
+            self.app = self._shared
         # The SDK has no public count of its sessions.
         metrics.sessions.set_function(lambda: len(self._manager._server_instances))
-        # Tools can ask the SDK's `get_access_token()` who calls.
-        self.app: ASGIApp = AuthContextMiddleware(StreamableHTTPASGIApp(self._manager))
 
-    def running(self) -> AbstractAsyncContextManager[None]:
-        """The time in which it serves; once."""
-        return self._manager.run()
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The time in which it serves; once.
+
+        Raises:
+            StoreUnavailableError: the store did not answer in time.
+            StoreUnsuitableError: it must not be used.
+            ListenError: requests of other replicas cannot be listened for.
+        """
+        if self._sessions is None or self._shared is None:
+            async with self._manager.run():
+                yield
+            return
+        async with self._sessions.connected(self._start_seconds), self._manager.run(), self._shared.running():
+            yield
 
     async def tools(self) -> frozenset[str]:
         """The tools that it has now."""

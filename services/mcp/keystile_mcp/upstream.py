@@ -4,21 +4,22 @@ The client's token never goes on (MCP authorization, token passthrough), nor do 
 """
 
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Final
 
 import structlog
 from mcp_types import INTERNAL_ERROR
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keystile_common.health import RETRY_AFTER_SECONDS
 from keystile_common.metrics import McpMetrics
 from keystile_common.settings import SettingsError
-from keystile_mcp.forwarding import Forwarder, ForwardingError, read_body
+from keystile_mcp.forwarding import Forwarder, ForwardingError, Started, read_body
+from keystile_mcp.json_rpc import refuse
 from keystile_mcp.key_files import KeyFileError, RenewedFile, SigningKey
 from keystile_mcp.owned_sessions import OwnedSessions
+from keystile_mcp.session_store import SessionStore
 from keystile_mcp.settings import McpSettings, UpstreamSettings
 from keystile_mcp.transport import HostAndOrigin
 from keystile_mcp.upstream_credentials import Identity, credentials
@@ -36,7 +37,7 @@ class Upstream:
     Args:
         settings: all of them; `upstream.url` is given.
         metrics: where failures are counted.
-        session_key: for `OwnedSessions`.
+        sessions: for `OwnedSessions`.
 
     Raises:
         SettingsError: the key for identities cannot be used.
@@ -44,7 +45,7 @@ class Upstream:
 
     reads_elsewhere = True
 
-    def __init__(self, settings: McpSettings, metrics: McpMetrics, session_key: bytes) -> None:
+    def __init__(self, settings: McpSettings, metrics: McpMetrics, sessions: SessionStore | None = None) -> None:
         upstream = settings.upstream
         self._url = upstream.url or ""
         self._forwarder = Forwarder(
@@ -57,12 +58,13 @@ class Upstream:
         self._identity = _identity(settings.resource, upstream)
         self._failures = metrics.upstream_failures
         self._trouble: str | None = None
-        self.app: ASGIApp = HostAndOrigin(OwnedSessions(self._serve, session_key), settings)
+        self._owned = OwnedSessions(self._serve, sessions, settings.store.start_seconds)
+        self.app: ASGIApp = HostAndOrigin(self._owned, settings)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The time in which it serves."""
-        async with self._forwarder:
+        async with self._owned.running(), self._forwarder:
             yield
 
     async def tools(self) -> frozenset[str]:
@@ -71,7 +73,7 @@ class Upstream:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
-        answer = _Started(send)
+        answer = Started(send)
         try:
             headers = self._headers(scope)
             await self._forwarder.forward(self._url, headers, _check, scope, body, receive, answer)
@@ -105,17 +107,6 @@ class Upstream:
             _log.error("the upstream fails", url=self._url, problem=trouble)
 
 
-class _Started:
-    # A `send` that knows whether the answer has begun.
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.is_started = False
-
-    async def __call__(self, message: Message) -> None:
-        self.is_started = True
-        await self._send(message)
-
-
 def _identity(resource: str, upstream: UpstreamSettings) -> Identity | None:
     if upstream.identity_key_file is None:
         return None
@@ -133,12 +124,8 @@ def _check(status: int) -> None:
 
 
 async def _refuse(problem: ForwardingError, request_id: object, send: Send) -> None:
-    error: dict[str, object] = {"code": INTERNAL_ERROR, "message": str(problem)}
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    data, headers = None, []
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        error["data"] = {"retryAfterSeconds": RETRY_AFTER_SECONDS}
-        headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
-    body = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode()
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": int(problem.status), "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        data = {"retryAfterSeconds": RETRY_AFTER_SECONDS}
+        headers = [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())]
+    await refuse(send, problem.status, INTERNAL_ERROR, str(problem), request_id=request_id, data=data, headers=headers)

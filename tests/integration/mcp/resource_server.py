@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import uvicorn
@@ -204,7 +205,6 @@ async def serving(
     """Serve what `make` makes under uvicorn."""
     listener = _loopback()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-    scripted.resource = url
     introspection = {"client_id": "resource server", "client_secret": CLIENT_SECRET}
     values = {
         "resource": url,
@@ -212,6 +212,7 @@ async def serving(
         **settings,
         "introspection": introspection | settings.get("introspection", {}),
     }
+    scripted.resource = values["resource"]
     metrics, audit_text = McpMetrics(CollectorRegistry(), "test"), io.StringIO()
     audit = AuditLog([StreamSink("stdout", audit_text)], metrics.audit)
     app = make(McpSettings.model_validate(values), metrics, audit)
@@ -229,7 +230,9 @@ async def serving(
     while not server.started:
         assert not task.done(), "the server did not start"
         await asyncio.sleep(0.005)
-    async with httpx2.AsyncClient(timeout=10) as http:
+    # As through an ingress: what is connected to need not be what the resource is called.
+    headers = {"Host": urlsplit(scripted.resource).netloc}
+    async with httpx2.AsyncClient(timeout=10, headers=headers) as http:
         try:
             yield ResourceServer(url, scripted, metrics.registry, audit_text, http)
         finally:

@@ -372,4 +372,4 @@ def test_settings_that_cannot_be_used_are_said_in_a_sentence(settings: dict[str,
 def test_a_key_for_identities_that_cannot_be_read_is_said_at_the_start() -> None:
     settings = make_settings(upstream={"url": "http://t/mcp", "identity_key_file": "/none"})
     with pytest.raises(SettingsError, match=r"upstream\.identity_key_file cannot be read"):
-        Upstream(settings, McpMetrics(CollectorRegistry(), "test"), b"key")
+        Upstream(settings, McpMetrics(CollectorRegistry(), "test"))
