@@ -147,8 +147,11 @@ auth.metadata_documents.enabled
     Whether a client's https URL is accepted as its `client_id`.
 auth.metadata_documents.allow_loopback
     Fetch documents and `jwks_uri` from loopback addresses too. For development.
+auth.metadata_documents.private_hosts
+    Document hosts on site: host name to networks, such as `{documents.corp.example: [10.1.0.0/16]}`. Such a host, and
+    no other, may have an address in its networks; they must be private ones.
 auth.metadata_documents.ca_file
-    Certificate authorities to trust for these fetches, PEM; the system's by default.
+    Certificate authorities to trust for these fetches beside the system's, PEM.
 auth.metadata_documents.timeout_seconds
     How long one fetch may take.
 auth.metadata_documents.max_cache_seconds

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from keystile_auth.settings import MetadataDocumentSettings
 from keystile_common.outbound import OutboundError, PublicFetcher
 from tests.auth_server import CALLBACK, AuthServer, Pkce, running_auth_server
 from tests.client_key import ClientKey, authenticate, key_set
@@ -235,9 +237,17 @@ def test_a_client_whose_keys_cannot_be_had_does_not_make_us_ask_for_them_without
     assert origin.fetched(origin.at("/no-keys-here")) <= 11
 
 
-async def fetch(url: str, *, allow_loopback: bool = False, origin: DocumentHost | None = None) -> bytes:
+async def fetch(
+    url: str,
+    *,
+    allow_loopback: bool = False,
+    origin: DocumentHost | None = None,
+    private_hosts: dict[str, list[str]] | None = None,
+) -> bytes:
     ca_file = origin.ca_file if origin else None
-    async with PublicFetcher(allow_loopback=allow_loopback, timeout_seconds=2, ca_file=ca_file) as fetcher:
+    async with PublicFetcher(
+        allow_loopback=allow_loopback, timeout_seconds=2, ca_file=ca_file, private_hosts=private_hosts
+    ) as fetcher:
         return (await fetcher.get(url, max_bytes=1024)).body
 
 
@@ -294,3 +304,100 @@ async def test_a_host_that_idna_turns_into_an_internal_address_is_refused(host: 
         with pytest.raises(OutboundError):
             await fetch(f"https://{host}:{port}/x")
         assert visits == []
+
+
+# Loopback stands for a site's network here: settings refuse it, the fetcher takes any.
+ON_SITE = {"localhost": ["127.0.0.0/8"], "documents.corp.example": ["10.1.0.0/16"]}
+
+
+async def test_a_host_on_site_is_fetched_from_its_network(origin: DocumentHost) -> None:
+    origin.serve(origin.at("/x"), b"{}")
+    assert await fetch(origin.at("/x"), origin=origin, private_hosts=ON_SITE) == b"{}"
+    assert await fetch(origin.at("/x").replace("localhost", "LOCALHOST"), origin=origin, private_hosts=ON_SITE) == b"{}"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["stranger.example", "localhost.stranger.example", "localhost.", "xlocalhost", "documents.corp.example"],
+)
+async def test_no_other_host_is_fetched_from_the_network_of_a_host_on_site(resolver: Answers, host: str) -> None:
+    resolver([["127.0.0.1"]])
+    with canary() as (port, visits):
+        with pytest.raises(OutboundError, match="not public"):
+            await fetch(f"https://{host}:{port}/x", private_hosts=ON_SITE)
+        assert visits == []
+
+
+@pytest.mark.parametrize("host", [spelling for spelling in LOOPBACK_SPELLINGS if spelling.lower() != "localhost"])
+async def test_no_address_is_fetched_from_the_network_of_a_host_on_site(host: str) -> None:
+    with canary() as (port, visits):
+        for url in (
+            f"https://{host}:{port}/x",
+            f"https://localhost@{host}:{port}/x",
+            f"https://localhost\\@{host}:{port}/",
+        ):
+            with pytest.raises(OutboundError):
+                await fetch(url, private_hosts=ON_SITE)
+        assert visits == []
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [["10.2.0.1"], ["169.254.169.254"], ["10.1.0.1", "127.0.0.1"], ["10.1.0.1", "192.168.0.1"], ["0.0.0.0"]],
+)
+async def test_a_host_on_site_has_no_private_address_beyond_its_own_networks(
+    resolver: Answers, addresses: list[str]
+) -> None:
+    resolver([addresses])
+    with pytest.raises(OutboundError, match="not public"):
+        await fetch("https://documents.corp.example/x", private_hosts=ON_SITE)
+
+
+async def test_the_name_of_a_host_on_site_that_changes_its_answer_leads_to_the_address_that_was_checked(
+    resolver: Answers, origin: DocumentHost
+) -> None:
+    origin.serve(origin.at("/x"), b"{}")
+    asked = resolver([["127.0.0.1"], ["169.254.169.254"]])
+    assert await fetch(origin.at("/x"), origin=origin, private_hosts=ON_SITE) == b"{}"
+    assert asked == ["localhost"]
+    with pytest.raises(OutboundError, match="not public"):
+        await fetch(origin.at("/x"), origin=origin, private_hosts=ON_SITE)
+
+
+async def test_a_redirect_of_a_host_on_site_is_not_followed(origin: DocumentHost) -> None:
+    origin.serve(origin.at("/there"), b"{}")
+    before = origin.fetched(origin.at("/there"))
+    origin.serve(origin.at("/gone"), b"", 302, Location=origin.at("/there"))
+    with pytest.raises(OutboundError, match="no redirect"):
+        await fetch(origin.at("/gone"), origin=origin, private_hosts=ON_SITE)
+    assert origin.fetched(origin.at("/there")) == before
+
+
+@pytest.mark.parametrize(
+    ("host", "networks", "sentence"),
+    [
+        ("documents.corp.example", [], "at least 1"),
+        ("documents.corp.example", ["0.0.0.0/0"], "must lie within one of"),
+        ("documents.corp.example", ["10.0.0.0/7"], "must lie within one of"),
+        ("documents.corp.example", ["127.0.0.0/8"], "must lie within one of"),
+        ("documents.corp.example", ["169.254.169.254"], "must lie within one of"),
+        ("documents.corp.example", ["::ffff:10.0.0.0/104"], "must lie within one of"),
+        ("documents.corp.example", ["fe80::/10"], "must lie within one of"),
+        ("documents.corp.example", ["10.1.0.1/16"], "must be an address or network"),
+        ("10.1.0.1", ["10.1.0.0/16"], "must be a host name"),
+        ("0x0a010001", ["10.1.0.0/16"], "must be a host name"),
+        ("*.corp.example", ["10.1.0.0/16"], "must be a host name"),
+        ("Documents.corp.example", ["10.1.0.0/16"], "must be a host name"),
+        ("https://documents.corp.example", ["10.1.0.0/16"], "must be a host name"),
+        ("documents.corp.example.", ["10.1.0.0/16"], "must be a host name"),
+    ],
+)
+def test_settings_name_hosts_on_site_one_by_one_and_in_private_networks_only(
+    host: str, networks: list[str], sentence: str
+) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        MetadataDocumentSettings(private_hosts={host: networks})
+
+
+def test_no_host_is_on_site_unless_settings_say_so() -> None:
+    assert MetadataDocumentSettings().private_hosts == {}

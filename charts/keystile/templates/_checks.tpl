@@ -84,6 +84,14 @@ auth.store.clientCertificate: is for a rediss:// store, or for tls; auth.store.u
 {{- end }}
 {{- end }}
 
+{{/* Clients' metadata documents. Argument: the chart's context. */}}
+{{- define "keystile.check.documents" -}}
+{{- $ca := .Values.auth.metadataDocuments.ca }}
+{{- if and $ca.secret $ca.configMap }}
+auth.metadataDocuments.ca: name a secret or a configMap, not both
+{{- end }}
+{{- end }}
+
 {{/* The way in. Argument: the chart's context. */}}
 {{- define "keystile.check.network" -}}
 {{- $host := (urlParse (.Values.issuer | default "https://issuer.invalid")).hostname -}}

@@ -24,6 +24,7 @@ so nothing is rendered from values that cannot be right; all problems are said a
       (include "keystile.check.secret" .)
       (include "keystile.check.release" .)
       (include "keystile.check.store" .)
+      (include "keystile.check.documents" .)
       (include "keystile.check.network" .)
       (include "keystile.check.observability" .) -}}
 

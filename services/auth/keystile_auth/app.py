@@ -92,6 +92,7 @@ def create_app(
         allow_loopback=settings.metadata_documents.allow_loopback,
         timeout_seconds=settings.metadata_documents.timeout_seconds,
         ca_file=settings.metadata_documents.ca_file,
+        private_hosts=settings.metadata_documents.private_hosts,
     )
     service_accounts = _service_accounts(settings, clock)
     master_key = MasterKey(decode_master_key(settings.master_key))

@@ -10,7 +10,9 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from keystile_auth.clients.metadata import check_key_set
 from keystile_auth.errors import OAuthError
 from keystile_common.settings import (
+    HostName,
     Listen,
+    PrivateNetwork,
     PublicUrl,
     Section,
     ServiceSettings,
@@ -145,10 +147,14 @@ class RegistrationSettings(Section):
 
 
 class MetadataDocumentSettings(Section):
-    """Client ID Metadata Documents: a client's https URL is its id."""
+    """Client ID Metadata Documents: a client's https URL is its id.
+
+    `private_hosts` are hosts on site: each name, and the networks it may have an address in besides public ones.
+    """
 
     enabled: bool = True
     allow_loopback: bool = False
+    private_hosts: dict[HostName, Annotated[list[PrivateNetwork], Field(min_length=1)]] = {}
     ca_file: Path | None = None
     timeout_seconds: float = Field(default=3, gt=0, le=10)
     max_cache_seconds: int = Field(default=86400, ge=0)

@@ -34,15 +34,18 @@ class HttpClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        context = ssl.create_default_context(cafile=str(self._ca_file)) if self._ca_file else True
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, **self._connector_arguments),
+            connector=aiohttp.TCPConnector(ssl=self._tls(self._ca_file), **self._connector_arguments),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
             headers=self._headers,
             trust_env=False,
         )
         return self
+
+    def _tls(self, ca_file: Path | None) -> ssl.SSLContext | bool:
+        """Whom to trust; True stands for the system's authorities."""
+        return ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None

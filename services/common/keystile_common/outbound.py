@@ -2,20 +2,28 @@
 
 A Client ID Metadata Document or a `jwks_uri` is a URL that a stranger names. The name is resolved once,
 every address it resolves to must be public, and the connection goes to a checked address, so neither an
-internal address nor a name that changes between check and use gets through.
+internal address nor a name that changes between check and use gets through. Hosts on site, which an operator
+names with their networks, may have an address in those networks too; no other host may.
 """
 
 import asyncio
 import ipaddress
 import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
+from yarl import URL
 
 from keystile_common.http_client import HttpClient
 
@@ -53,9 +61,23 @@ def is_public_address(address: str, *, allow_loopback: bool = False) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Which addresses one host may have: public ones, and those of its networks."""
+
+    allow_loopback: bool
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+    def allows(self, address: str) -> bool:
+        if is_public_address(address, allow_loopback=self.allow_loopback):
+            return True
+        ip = ipaddress.ip_address(address.split("%", 1)[0])
+        return any(ip in network for network in self.networks)
+
+
 class _CheckedResolver(AbstractResolver):
-    def __init__(self, *, allow_loopback: bool) -> None:
-        self._allow_loopback = allow_loopback
+    def __init__(self, reach: _Reach) -> None:
+        self._reach = reach
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -64,7 +86,7 @@ class _CheckedResolver(AbstractResolver):
         results = []
         for kind, _, protocol, _, address in found:
             ip = str(address[0])
-            if not is_public_address(ip, allow_loopback=self._allow_loopback):
+            if not self._reach.allows(ip):
                 raise OutboundError(f"{host} resolves to an address that is not public")
             results.append(
                 ResolveResult(
@@ -82,22 +104,67 @@ class _CheckedResolver(AbstractResolver):
         """Nothing is held open."""
 
 
-class PublicFetcher(HttpClient):
-    """Fetches small https documents whose URLs strangers chose, without following redirects."""
+class _Client(HttpClient):
+    """The connections to hosts of one reach."""
 
-    def __init__(self, *, allow_loopback: bool, timeout_seconds: float, ca_file: Path | None = None) -> None:
+    def __init__(self, reach: _Reach, timeout_seconds: float, ca_file: Path | None) -> None:
         super().__init__(
             timeout_seconds=timeout_seconds,
             ca_file=ca_file,
             headers={"Accept": "application/json"},
-            resolver=_CheckedResolver(allow_loopback=allow_loopback),
-            socket_factory=self._socket,
+            resolver=_CheckedResolver(reach),
+            socket_factory=partial(_socket, reach),
             use_dns_cache=False,
             limit=16,
             limit_per_host=2,
             force_close=True,  # each fetch is checked anew; a kept connection would outlive its check
         )
-        self._allow_loopback = allow_loopback
+
+    def _tls(self, ca_file: Path | None) -> ssl.SSLContext:
+        # Public hosts need the system's authorities, whatever a site has of its own.
+        context = ssl.create_default_context()
+        if ca_file:
+            context.load_verify_locations(ca_file)
+        return context
+
+
+class PublicFetcher:
+    """Fetches small https documents whose URLs strangers chose, without following redirects. Used by `async with`."""
+
+    def __init__(
+        self,
+        *,
+        allow_loopback: bool,
+        timeout_seconds: float,
+        ca_file: Path | None = None,
+        private_hosts: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Prepare to fetch.
+
+        Args:
+            allow_loopback: whether every host may be on this machine.
+            timeout_seconds: how long one fetch may take.
+            ca_file: certificate authorities to trust beside the system's, PEM.
+            private_hosts: host names in lower case to the networks that they may have an address in.
+        """
+        self._reach = _Reach(allow_loopback)
+        self._others = _Client(self._reach, timeout_seconds, ca_file)
+        # One client a host: what a connection may lead to is decided by the name that it was asked for.
+        self._private = {
+            host: _Client(_Reach(allow_loopback, tuple(map(ipaddress.ip_network, networks))), timeout_seconds, ca_file)
+            for host, networks in (private_hosts or {}).items()
+        }
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for client in (self._others, *self._private.values()):
+            await self._open.enter_async_context(client)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
 
     async def get(self, url: str, *, max_bytes: int) -> Document:
         """Fetch `url`.
@@ -118,7 +185,10 @@ class PublicFetcher(HttpClient):
             raise OutboundError("the URL must be https and have no user or password")
         self._refuse_literal_address(parts.hostname)
         try:
-            async with self.session.get(url, allow_redirects=False) as response:
+            # By the host that aiohttp reads in the URL, which is what it connects to.
+            target = URL(url)
+            session = self._private.get(target.host or "", self._others).session
+            async with session.get(target, allow_redirects=False) as response:
                 _require_ok(response, parts.hostname)
                 body = await _read(response, max_bytes + 1)
                 # A header that came several times is one list (RFC 9110 section 5.2).
@@ -135,13 +205,6 @@ class PublicFetcher(HttpClient):
             raise OutboundError(f"the document at {parts.hostname} is larger than {max_bytes} bytes")
         return Document(body, headers)
 
-    def _socket(self, address: AddrInfoType) -> socket.socket:
-        # The last look, at the very address that is about to be connected to, whatever spelled it.
-        family, kind, protocol, _, target = address
-        if not is_public_address(str(target[0]), allow_loopback=self._allow_loopback):
-            raise OutboundError("the URL's address is not public")
-        return socket.socket(family, kind, protocol)
-
     def _refuse_literal_address(self, host: str) -> None:
         # aiohttp does not ask the resolver about a host that is an address already.
         try:
@@ -151,8 +214,16 @@ class PublicFetcher(HttpClient):
             if host.replace(".", "").isdigit() or host.lower().startswith("0x"):
                 raise OutboundError("the URL's host must be a name") from None
             return
-        if not is_public_address(host, allow_loopback=self._allow_loopback):
+        if not self._reach.allows(host):
             raise OutboundError("the URL's address is not public")
+
+
+def _socket(reach: _Reach, address: AddrInfoType) -> socket.socket:
+    # The last look, at the very address that is about to be connected to, whatever spelled it.
+    family, kind, protocol, _, target = address
+    if not reach.allows(str(target[0])):
+        raise OutboundError("the URL's address is not public")
+    return socket.socket(family, kind, protocol)
 
 
 def _require_ok(response: aiohttp.ClientResponse, host: str) -> None:

@@ -27,6 +27,11 @@ DEVELOPMENT_VARIABLES = frozenset({"KEYSTILE_DEMO_PASSWORD", "KEYSTILE_DATA_DIR"
 SEPARATOR = "__"
 _MAX_PORT = 65535
 
+_PRIVATE_NETWORKS = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"))
+)
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
 
 class SettingsError(Exception):
     """Settings that cannot be used. `str()` is text for a person, one line a problem, never a secret."""
@@ -80,9 +85,29 @@ def _network(value: str) -> str:
     return value
 
 
+def _private_network(value: str) -> str:
+    network = ipaddress.ip_network(_network(value))
+    for private in _PRIVATE_NETWORKS:
+        # No network contains one of the other version.
+        if private.version == network.version and network.subnet_of(private):  # type: ignore[arg-type]
+            return value
+    raise ValueError(f"must lie within one of {', '.join(map(str, _PRIVATE_NETWORKS))}")
+
+
+def _host_name(value: str) -> str:
+    # A last label that begins with a digit would make it an address to some parsers.
+    if not _HOST_NAME.fullmatch(value) or value.rpartition(".")[2][0].isdigit():
+        raise ValueError("must be a host name in lower case, such as documents.example.com")
+    return value
+
+
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 Network = Annotated[str, AfterValidator(_network)]
 """An address, or a network in CIDR form."""
+PrivateNetwork = Annotated[str, AfterValidator(_private_network)]
+"""The same, of a site's own: RFC 1918, RFC 6598 or RFC 4193; never loopback or link-local."""
+HostName = Annotated[str, AfterValidator(_host_name)]
+"""A DNS name in lower case."""
 
 
 class Listen(Section):

@@ -5,6 +5,10 @@
 {{- $auth := $root.Values.auth -}}
 {{- $settings := deepCopy $auth.settings -}}
 {{- $_ := set $settings "store" (merge $model.store.settings ($settings.store | default dict)) -}}
+{{- if or $auth.metadataDocuments.ca.secret $auth.metadataDocuments.ca.configMap -}}
+{{- $documents := dict "ca_file" "/etc/keystile/document-ca/ca.crt" -}}
+{{- $_ := set $settings "metadata_documents" (merge $documents ($settings.metadata_documents | default dict)) -}}
+{{- end -}}
 {{- $resources := dict -}}
 {{- range $name, $server := $model.servers -}}
 {{- $resource := dict "uri" $server.uri "title" $server.title "scopes" $server.scopes -}}
