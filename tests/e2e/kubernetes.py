@@ -27,10 +27,11 @@ def eventually(what: str, holds: Callable[[], Any], seconds: float = 60) -> Any:
 
 @dataclass(frozen=True)
 class Kubernetes:
-    """A cluster, by its kubeconfig."""
+    """A cluster, by its kubeconfig, and the namespace that is meant where none is named."""
 
     kubeconfig: Path
     node: str
+    namespace: str = NAMESPACE
 
     def run(self, *command: str, given: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run kubectl, helm or docker to its end; it has to succeed unless `check` is off."""
@@ -48,11 +49,11 @@ class Kubernetes:
         assert answer.returncode == 0 or not check, f"{' '.join(command)}: {answer.stdout}{answer.stderr}"
         return answer
 
-    def kubectl(self, *arguments: str, given: str | None = None, namespace: str = NAMESPACE) -> str:
+    def kubectl(self, *arguments: str, given: str | None = None, namespace: str | None = None) -> str:
         """What kubectl prints."""
-        return self.run("kubectl", "--namespace", namespace, *arguments, given=given).stdout
+        return self.run("kubectl", "--namespace", namespace or self.namespace, *arguments, given=given).stdout
 
-    def objects(self, kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+    def objects(self, kind: str, selector: str = "", namespace: str | None = None) -> list[dict[str, Any]]:
         """Objects of a kind, chosen by labels."""
         answer = self.kubectl("get", kind, "--selector", selector, "--output", "json", namespace=namespace)
         return list(json.loads(answer)["items"])
@@ -67,12 +68,16 @@ class Kubernetes:
         ]
 
     def restarts(self, component: str) -> dict[str, int]:
-        """Pod to how often its containers were started again."""
+        """Pod to how often its containers were started again, those beside the service as well."""
         pods = self.objects("pods", f"app.kubernetes.io/component={component}")
-        return {
-            each["metadata"]["name"]: sum(status["restartCount"] for status in each["status"]["containerStatuses"])
+        statuses = {
+            each["metadata"]["name"]: [
+                *each["status"].get("initContainerStatuses", ()),
+                *each["status"]["containerStatuses"],
+            ]
             for each in pods
         }
+        return {pod: sum(status["restartCount"] for status in found) for pod, found in statuses.items()}
 
     def roll_out(self, *workloads: str) -> None:
         """Restart workloads, one pod after the other, and wait for the last."""
@@ -93,9 +98,9 @@ class Kubernetes:
         ]
 
     @contextmanager
-    def port_forward(self, pod: str, port: int, namespace: str = NAMESPACE) -> Iterator[int]:
+    def port_forward(self, pod: str, port: int, namespace: str | None = None) -> Iterator[int]:
         """A loopback port that leads to one pod while the block runs."""
-        command = ["kubectl", "--namespace", namespace, "port-forward", f"pod/{pod}", f":{port}"]
+        command = ["kubectl", "--namespace", namespace or self.namespace, "port-forward", f"pod/{pod}", f":{port}"]
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -108,7 +113,9 @@ class Kubernetes:
             finally:
                 process.terminate()
 
-    def run_pod(self, name: str, program: str, labels: dict[str, str] | None = None, namespace: str = NAMESPACE) -> str:
+    def run_pod(
+        self, name: str, program: str, labels: dict[str, str] | None = None, namespace: str | None = None
+    ) -> str:
         """Run a Python program in a pod with these labels, to its end; answers what it printed."""
         pod = _restricted_pod(name, program, labels or {})
         self.kubectl("delete", "pod", name, "--ignore-not-found", "--wait", "--grace-period=1", namespace=namespace)
@@ -119,8 +126,18 @@ class Kubernetes:
         finally:
             self.kubectl("delete", "pod", name, "--wait=false", "--grace-period=1", namespace=namespace)
 
-    def _phase(self, pod: str, namespace: str) -> str:
+    def _phase(self, pod: str, namespace: str | None) -> str:
         return self.kubectl("get", "pod", pod, "--output", "jsonpath={.status.phase}", namespace=namespace)
+
+    def kill(self, pod: str, container: str) -> None:
+        """End a container's process with SIGKILL, as the kernel would where memory runs out."""
+        status = json.loads(self.kubectl("get", "pod", pod, "--output", "json"))["status"]
+        statuses = [*status.get("initContainerStatuses", ()), *status["containerStatuses"]]
+        (identity,) = [
+            each["containerID"].removeprefix("containerd://") for each in statuses if each["name"] == container
+        ]
+        runtime = ("ctr", "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", identity)
+        self.run("docker", "exec", self.node, *runtime)
 
     def keep_logs(self, folder: Path) -> None:
         """Write the logs of all pods, before and after a restart, and what the cluster says of itself."""
@@ -129,9 +146,9 @@ class Kubernetes:
         events = self.run("kubectl", "get", "events", "--all-namespaces", "--sort-by=.lastTimestamp", check=False)
         (folder / "pods.txt").write_text(everything.stdout)
         (folder / "events.txt").write_text(events.stdout)
-        for namespace in (NAMESPACE, "traefik"):
-            for pod in self.objects("pods", namespace=namespace):
-                self._keep_log(folder, namespace, pod["metadata"]["name"])
+        pods = self.run("kubectl", "get", "pods", "--all-namespaces", "--output", "json", check=False).stdout
+        for pod in json.loads(pods or '{"items": []}')["items"]:
+            self._keep_log(folder, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def _keep_log(self, folder: Path, namespace: str, pod: str) -> None:
         command = ("kubectl", "--namespace", namespace, "logs", pod, "--all-containers", "--timestamps")

@@ -14,11 +14,18 @@ _RECEIVER = "tests/e2e/otlp.yaml"
 _IMAGE = "otel/opentelemetry-collector-contrib:0.160.0"
 
 
-@pytest.fixture
-def receiver(site: Site, load: Callable[[str], None]) -> Iterator[Kubernetes]:
-    """The cluster, with an OTLP receiver in the namespace monitoring."""
+@pytest.fixture(scope="module")
+def receiver(site: Site, load: Callable[[str], None], upgrade: Callable[..., None]) -> Iterator[Kubernetes]:
+    """The cluster, with an OTLP receiver in the namespace monitoring that the release ships to."""
     load(_IMAGE)
     _start(site.kubernetes)
+    upgrade(
+        "--set",
+        "observability.audit.collector.enabled=true",
+        "--set",
+        "observability.audit.collector.otlp_endpoint=http://otlp.monitoring.svc:4318",
+    )
+    site.kubernetes.wait_for_rollout("deployment/keystile-auth", "deployment/keystile-mcp")
     yield site.kubernetes
     site.kubernetes.run("kubectl", "delete", "--filename", _RECEIVER, "--wait=false")
 
@@ -26,6 +33,13 @@ def receiver(site: Site, load: Callable[[str], None]) -> Iterator[Kubernetes]:
 def _start(kubernetes: Kubernetes) -> None:
     kubernetes.run("kubectl", "apply", "--filename", _RECEIVER)
     kubernetes.kubectl("wait", "pod/otlp", "--for=condition=Ready", "--timeout=60s", namespace="monitoring")
+
+
+def _stop(kubernetes: Kubernetes) -> list[str]:
+    """Take the receiver away; answers what it had received."""
+    received = _received(kubernetes)
+    kubernetes.kubectl("delete", "pod", "otlp", "--wait", "--grace-period=1", namespace="monitoring")
+    return received
 
 
 def _received(kubernetes: Kubernetes) -> list[str]:
@@ -41,35 +55,56 @@ def _written(kubernetes: Kubernetes) -> dict[str, list[str]]:
     }
 
 
-def test_every_event_arrives_in_order_though_the_receiver_is_away_for_a_while(
-    receiver: Kubernetes, site: Site, http: httpx2.Client, upgrade: Callable[..., None]
-) -> None:
-    upgrade(
-        "--set",
-        "observability.audit.collector.enabled=true",
-        "--set",
-        "observability.audit.collector.otlp_endpoint=http://otlp.monitoring.svc:4318",
-    )
-    receiver.wait_for_rollout("deployment/keystile-auth", "deployment/keystile-mcp")
-    for _ in range(3):
-        site.sign_in(http)
+def _wait_until_arrived(kubernetes: Kubernetes, before: list[str], seconds: float) -> list[str]:
+    """Wait for every event that the pods printed; answers them as they arrived, `before` first."""
 
-    def arrived(before: list[str]) -> bool:
-        return {event for events in _written(receiver).values() for event in events} <= {*before, *_received(receiver)}
+    def arrived() -> bool:
+        written = {event for events in _written(kubernetes).values() for event in events}
+        return written <= {*before, *_received(kubernetes)}
 
-    eventually("the events have arrived", lambda: arrived([]), 30)
-    first = _received(receiver)
-    receiver.kubectl("delete", "pod", "otlp", "--wait", "--grace-period=1", namespace="monitoring")
-    for _ in range(3):
-        site.sign_in(http)
-    _start(receiver)
-    eventually("the events of meanwhile have arrived", lambda: arrived(first), 120)
-
+    eventually("the events have arrived", arrived, seconds)
     # What was sent twice counts by its first arrival.
-    received = list(dict.fromkeys([*first, *_received(receiver)]))
-    written = _written(receiver)
+    return list(dict.fromkeys([*before, *_received(kubernetes)]))
+
+
+def _assert_in_order(kubernetes: Kubernetes, received: list[str]) -> int:
+    written = _written(kubernetes)
     for pod, events in written.items():
         own = set(events)
         assert [event for event in received if event in own] == events, pod
         assert [json.loads(event)["sequence"] for event in events] == list(range(1, len(events) + 1))
-    site.figures["audit events received, in order"] = str(sum(map(len, written.values())))
+    return sum(map(len, written.values()))
+
+
+def test_every_event_arrives_in_order_though_receiver_and_collectors_are_away_for_a_while(
+    receiver: Kubernetes, site: Site, http: httpx2.Client
+) -> None:
+    for _ in range(3):
+        site.sign_in(http)
+    _wait_until_arrived(receiver, [], 30)
+
+    # The collectors are killed twice: with nobody to ship to, and while what was kept is being shipped.
+    first = _stop(receiver)
+    for _ in range(2):
+        site.sign_in(http)
+    _kill_collectors(receiver)
+    for _ in range(2):
+        site.sign_in(http)
+    _start(receiver)
+    _kill_collectors(receiver)
+    site.sign_in(http)
+    received = _wait_until_arrived(receiver, first, 120)
+    count = _assert_in_order(receiver, received)
+    site.figures["audit events received, in order"] = (
+        f"{count}, with the receiver away and the collectors killed twice meanwhile"
+    )
+
+
+def _kill_collectors(kubernetes: Kubernetes) -> None:
+    before = kubernetes.restarts("auth")
+    for pod in kubernetes.pods("auth"):
+        kubernetes.kill(pod, "collector")
+    eventually(
+        "the collectors run again",
+        lambda: all(count > before[pod] for pod, count in kubernetes.restarts("auth").items() if pod in before),
+    )

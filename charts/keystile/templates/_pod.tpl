@@ -144,7 +144,8 @@ initContainers:
     restartPolicy: Always
     image: {{ include "keystile.image" (dict "image" .image "version" "") }}
     imagePullPolicy: {{ .image.pullPolicy }}
-    args: [--config=/etc/otelcol/collector.yaml]
+    # Without the gate, lines count as read while they are still collected for sending.
+    args: [--config=/etc/otelcol/collector.yaml, --feature-gates=stanza.synchronousLogEmitter]
     env:
       - name: SERVICE_NAME
         value: {{ $.service }}
@@ -165,10 +166,7 @@ initContainers:
       httpGet: {path: /, port: health}
       periodSeconds: 1
       failureThreshold: 60
-    livenessProbe:
-      httpGet: {path: /, port: health}
-      periodSeconds: 15
-      timeoutSeconds: 3
+    # No liveness probe: asked politely to end, a collector counts as read what it could not send.
     resources:
       {{- toYaml .resources | nindent 6 }}
     securityContext:
@@ -177,7 +175,7 @@ initContainers:
       - name: collector
         mountPath: /etc/otelcol
         readOnly: true
-      # Its position in the file and its queue lie beside the events, and outlive a restart of the container.
+      # Its position in the file lies beside the events, and outlives a restart of the container.
       - name: audit
         mountPath: /var/lib/keystile/audit
 {{- end }}

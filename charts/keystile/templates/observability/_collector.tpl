@@ -43,12 +43,11 @@ exporters:
     headers:
       Authorization: "${env:OTLP_AUTHORIZATION}"
     {{- end }}
-    # One at a time, in order, and for as long as it takes: nothing is given up while there is room on the disk.
+    # No queue: the file is one. An event counts as read only when it has arrived, so that a collector that is killed
+    # begins again with it, in order; a queue would put what was on its way behind all that came later.
     sending_queue:
-      storage: file_storage
-      num_consumers: 1
-      queue_size: 10000
-      block_on_overflow: true
+      enabled: false
+    # For as long as it takes: nothing is given up.
     retry_on_failure:
       max_elapsed_time: 0s
 service:
