@@ -31,6 +31,13 @@ def test_helm_lint_has_nothing_to_say(name: str) -> None:
     assert answer.returncode == 0, answer.stdout
 
 
+def test_the_chart_passes_chart_testing() -> None:
+    # Maintainers would be looked up at a git host, and a version is raised by a release, not by each change.
+    options = ["--validate-maintainers=false", "--check-version-increment=false"]
+    answer = run(program("ct"), "lint", "--charts", ".", *options)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_manifests_fit_the_schemas_of_kubernetes_and_of_the_operators(name: str, version: str) -> None:
