@@ -3,17 +3,21 @@
 E2E_KEEP=1 leaves the cluster after the tests, and takes the one that an earlier run left.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from tests.e2e.company import NAMESPACE as ON_SITE
+from tests.e2e.company import Company, running_company
 from tests.e2e.kubernetes import NAMESPACE, ROOT, Kubernetes
 from tests.e2e.site import Site
 from tests.made_run import free_ports
@@ -23,15 +27,19 @@ STATE = ROOT / ".cluster" / CLUSTER
 LOGS = ROOT / ".cluster" / "logs"
 # The least disturbing first.
 ORDER = (
+    "images",
     "install",
     "client",
     "hopping",
     "network_policies",
     "store_killed",
     "rollouts",
+    "on_site",
     "bad_values",
     "audit",
+    "autoscaling",
     "dashboards",
+    "operations",
 )
 VALUES = ("--values", "tests/e2e/values.yaml")
 
@@ -96,9 +104,13 @@ def _uninstall(kubernetes: Kubernetes) -> None:
     kubernetes.kubectl("delete", "pvc", "--all", "--wait")
 
 
-def _load(kubernetes: Kubernetes, image: str) -> None:
+def _pull(kubernetes: Kubernetes, image: str) -> None:
     if kubernetes.run("docker", "image", "inspect", image, check=False).returncode != 0:
         kubernetes.run("docker", "pull", "--quiet", image)
+
+
+def _load(kubernetes: Kubernetes, image: str) -> None:
+    _pull(kubernetes, image)
     kubernetes.run("kind", "load", "docker-image", "--name", CLUSTER, image)
 
 
@@ -115,7 +127,15 @@ def figures(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest, figures: dict[str, str]) -> Iterator[tuple[Kubernetes, int]]:
+def images(figures: dict[str, str]) -> None:
+    """The images of both services, built from what is here."""
+    started = time.monotonic()
+    _script(0, "images")
+    figures["images built"] = f"{time.monotonic() - started:.0f} s"
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, images: None, figures: dict[str, str]) -> Iterator[tuple[Kubernetes, int]]:
     """A cluster with images, Traefik, certificate and Secret in it, and its port; Keystile is not there yet."""
     keep, kept = bool(os.environ.get("E2E_KEEP")), _port_of_kept_cluster()
     if kept is not None and not keep:
@@ -123,9 +143,6 @@ def cluster(request: pytest.FixtureRequest, figures: dict[str, str]) -> Iterator
         kept = None
     port, kubernetes = kept or free_ports(1)[0], Kubernetes(STATE / "kubeconfig", f"{CLUSTER}-control-plane")
     try:
-        started = time.monotonic()
-        _script(port, "images")
-        figures["images built"] = f"{time.monotonic() - started:.0f} s"
         started = time.monotonic()
         _script(port, "create")
         figures["cluster made, images loaded"] = f"{time.monotonic() - started:.0f} s"
@@ -174,6 +191,47 @@ def upgrade(cluster: tuple[Kubernetes, int], site: Site) -> Callable[..., None]:
 def load(cluster: tuple[Kubernetes, int]) -> Callable[[str], None]:
     """Brings an image into the cluster, pulled if it is not here."""
     return lambda image: _load(cluster[0], image)
+
+
+@pytest.fixture(scope="session")
+def company(cluster: tuple[Kubernetes, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
+    """A company's site beside the cluster, and a namespace that is ready for a release."""
+    _pull(cluster[0], "redis:7")
+    kubernetes = replace(cluster[0], namespace=ON_SITE)
+    with running_company(kubernetes, tmp_path_factory.mktemp("company")) as company:
+        yield company
+
+
+@pytest.fixture(scope="session")
+def install_on_site(
+    cluster: tuple[Kubernetes, int], company: Company, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., None]:
+    """Installs or upgrades the release on the company's site; what is given goes to helm."""
+    kubernetes, port = cluster
+    values = tmp_path_factory.mktemp("on-site") / "values.yaml"
+    text = (ROOT / "tests" / "e2e" / "on-site-values.yaml").read_text()
+    values.write_text(text.replace("PORT", str(port)).replace("NETWORK", ", ".join(map(json.dumps, company.networks))))
+
+    def install(*arguments: str) -> None:
+        release = ("keystile", "charts/keystile", "--namespace", ON_SITE, "--values", str(values))
+        kubernetes.run("helm", "upgrade", "--install", *release, "--wait", "--timeout", "120s", *arguments)
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def on_site(cluster: tuple[Kubernetes, int], company: Company, install_on_site: Callable[..., None]) -> Iterator[Site]:
+    """The release on the company's site, with a user."""
+    kubernetes, port = replace(cluster[0], namespace=ON_SITE), cluster[1]
+    install_on_site()
+    password = "a password that nobody guesses"
+    command = ("exec", "--stdin", "deploy/keystile-auth", "--", "keystile", "users", "add", "demo")
+    kubernetes.kubectl(*command, given=password)
+    issuer, resource = f"https://auth.corp.test:{port}", f"https://tools.corp.test:{port}/mcp"
+    yield Site(
+        issuer, resource, company.ca_file, password, kubernetes, {}, access_token_seconds=3, cache_seconds=1
+    )  # fmt: skip
+    kubernetes.run("helm", "uninstall", "keystile", "--namespace", ON_SITE, "--wait")
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ class Site:
 
     Attributes:
         figures: what was measured, by what it is; printed after the last test.
+        access_token_seconds: how long an access token lives.
+        cache_seconds: for how long a server goes by an introspection answer.
         ready_seconds: from `helm install` until every pod was ready.
         first_call_seconds: from `helm install` until somebody had signed in and called a tool.
     """
@@ -47,6 +49,8 @@ class Site:
     kubernetes: Kubernetes
     figures: dict[str, str]
     tls: ssl.SSLContext = field(init=False)
+    access_token_seconds: float = ACCESS_TOKEN_SECONDS
+    cache_seconds: float = CACHE_SECONDS
     ready_seconds: float = 0
     first_call_seconds: float = 0
 
