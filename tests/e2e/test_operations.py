@@ -1,0 +1,166 @@
+"""docs/operations.md as an operator follows it: every block of commands is run as it stands, in its order.
+
+Three things differ from a reader's: `-it` is `-i`, as the page says, with a password on standard input; a port-forward
+goes on in the background; and the page's example of a resource is the release's own.
+"""
+
+import base64
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.e2e.kubernetes import ROOT, Kubernetes, eventually
+from tests.e2e.site import Site
+
+AUTH = "deployment/keystile-auth"
+_RESOURCE = "https://mcp.example.com/mcp"
+_PAGE = (ROOT / "docs" / "operations.md").read_text()
+_BLOCKS = {
+    section.partition("\n")[0]: re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    for section in re.split(r"^## ", _PAGE, flags=re.MULTILINE)[1:]
+}
+_TERMINAL = """
+set -euo pipefail
+kubectl() {
+    case " $* " in
+        *" -it "*) printf '%s\\n%s\\n' "$PASSWORD" "$PASSWORD" | command kubectl "${@/#-it/-i}" ;;
+        *" port-forward "*)
+            command kubectl "$@" >/dev/null &
+            trap "kill $!" EXIT
+            sleep 2
+            ;;
+        *) command kubectl "$@" ;;
+    esac
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the operator sits: the charts, and the release's values."""
+    folder = tmp_path_factory.mktemp("operator")
+    (folder / "charts").symlink_to(ROOT / "charts")
+    values = site.kubernetes.run("helm", "get", "values", "keystile", "--namespace", "keystile", "--output", "yaml")
+    (folder / "my-values.yaml").write_text(values.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def follow(site: Site, folder: Path) -> Callable[[str], str]:
+    """Runs the next block of a section; answers what it printed."""
+
+    def follow(section: str) -> str:
+        environment = {**os.environ, "KUBECONFIG": str(site.kubernetes.kubeconfig), "PASSWORD": "an operator's choice"}
+        answer = subprocess.run(
+            ["bash", "-c", _TERMINAL + _BLOCKS[section].pop(0).replace(_RESOURCE, site.resource)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    return follow
+
+
+def _settle(kubernetes: Kubernetes) -> None:
+    kubernetes.wait_for_rollout("statefulset/keystile-valkey", AUTH, "deployment/keystile-mcp")
+
+
+def _has_user(kubernetes: Kubernetes, name: str) -> bool:
+    return name in kubernetes.kubectl("exec", AUTH, "--", "keystile", "users", "list").split()
+
+
+def test_looking_around(follow: Callable[[str], str]) -> None:
+    assert "mcp answers the tool echo" in follow("Looking around")
+    assert "keystile_build_info" in follow("Looking around")
+    assert "used_memory_human" in follow("Looking around")
+
+
+def test_users_and_clients(follow: Callable[[str], str], site: Site) -> None:
+    printed = follow("Users and clients")
+    assert "alice" in printed
+    assert "Nightly job" in printed
+    assert not _has_user(site.kubernetes, "alice")
+
+
+def test_a_backup_is_restored_and_the_connections_of_then_go_on(
+    follow: Callable[[str], str], site: Site, folder: Path, http: httpx2.Client
+) -> None:
+    client = site.sign_in(http)
+    assert len(base64.b64decode(follow("Backup"))) == 32
+    follow("Backup")
+    assert (folder / "keystile.rdb").read_bytes().startswith((b"REDIS", b"VALKEY"))
+    add = ("exec", "--stdin", AUTH, "--", "keystile", "users", "add", "afterwards")
+    site.kubernetes.kubectl(*add, given="a password of some length\n")
+    follow("Restore")
+    _settle(site.kubernetes)
+    assert not _has_user(site.kubernetes, "afterwards")
+    assert site.refresh(http, client).status_code == 200
+    assert site.call_tool(http, client.access_token).status_code == 200
+
+
+def test_auth_is_scaled(follow: Callable[[str], str], site: Site) -> None:
+    follow("Scaling")
+    _settle(site.kubernetes)
+    assert len(site.kubernetes.pods("auth")) == 4
+
+
+def test_an_upgrade_is_made_and_taken_back(follow: Callable[[str], str], site: Site, http: httpx2.Client) -> None:
+    client = site.sign_in(http)
+    assert "mcp answers the tool echo" in follow("Upgrade")
+    _settle(site.kubernetes)
+    assert site.refresh(http, client).status_code == 200
+
+
+def test_the_store_s_password_is_replaced(follow: Callable[[str], str], site: Site, http: httpx2.Client) -> None:
+    client = site.sign_in(http)
+    follow("Secrets")
+    _settle(site.kubernetes)
+    assert site.refresh(http, client).status_code == 200
+
+
+def test_a_master_key_that_was_seen_is_replaced(follow: Callable[[str], str], site: Site, http: httpx2.Client) -> None:
+    client = site.sign_in(http)
+    follow("Secrets")
+    _settle(site.kubernetes)
+    refused = site.refresh(http, client)
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
+    client = site.sign_in(http)
+    assert site.call_tool(http, client.access_token).status_code == 200
+
+
+def test_an_uninstalled_release_can_be_had_again_until_its_volume_is_deleted(
+    follow: Callable[[str], str], site: Site, http: httpx2.Client, upgrade: Callable[..., None]
+) -> None:
+    client, kubernetes = site.sign_in(http), site.kubernetes
+    follow("Uninstall")
+    own = "app.kubernetes.io/instance=keystile"
+    eventually("the pods are gone", lambda: not kubernetes.objects("pods", own), 120)
+    left = kubernetes.kubectl(
+        "get", "all,configmaps,serviceaccounts,networkpolicies", "--selector", own, "--output", "name"
+    )
+    assert left == ""
+    upgrade()
+    known = f"{site.issuer}/.well-known/oauth-authorization-server"
+    eventually("the issuer is there again", lambda: http.get(known).status_code == 200)
+    assert site.refresh(http, client).status_code == 200
+
+    kubernetes.run("helm", "uninstall", "keystile", "--namespace", "keystile", "--wait")
+    follow("Uninstall")
+    left = kubernetes.kubectl("get", "pvc,secrets", "--output", "name")
+    assert "data-keystile-valkey-0" not in left
+    assert "secret/keystile\n" not in left
+
+
+def test_every_block_was_followed() -> None:
+    assert {section: blocks for section, blocks in _BLOCKS.items() if blocks} == {}
