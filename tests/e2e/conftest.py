@@ -219,9 +219,9 @@ def install_on_site(
     return install
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def on_site(cluster: tuple[Kubernetes, int], company: Company, install_on_site: Callable[..., None]) -> Iterator[Site]:
-    """The release on the company's site, with a user."""
+    """The release on the company's site, with a user; it goes with its module, to leave the node's CPU to others."""
     kubernetes, port = replace(cluster[0], namespace=ON_SITE), cluster[1]
     install_on_site()
     password = "a password that nobody guesses"
