@@ -98,11 +98,11 @@ _MISTAKEN_AT_START = {
     ),
     "a store by an address that is not in its certificate": (
         {"auth.store.url": "rediss://ADDRESS:6380"},
-        "the store's certificate is refused (IP address mismatch",
+        "the store's certificate is refused: IP address mismatch",
     ),
     "another authority": (
         {"auth.store.ca.configMap": "kube-root-ca.crt"},
-        "certificate in certificate chain): check store.url and store.ca_file",
+        "certificate in certificate chain; check store.ca_file and the host's name",
     ),
     "another user": (
         {"auth.store.username": "keystyle"},
