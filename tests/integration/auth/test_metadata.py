@@ -231,7 +231,7 @@ def test_private_keys_are_encrypted_in_the_store(auth_server: AuthServer, store_
         stored = json.loads(redis.get("ks:signing-keys"))["keys"]
     assert [set(key) for key in stored] == [
         {"kid", "state", "created", "since", "private"},
-        {"kid", "state", "created", "private"},
+        {"kid", "state", "created", "from_the_start", "private"},
     ]
     assert not any(key["private"].startswith("{") for key in stored)
 

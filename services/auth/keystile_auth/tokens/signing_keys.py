@@ -210,9 +210,9 @@ class SigningKeys:
 
     def _first_document(self) -> str:
         now = int(self._clock())
-        first = {"created": now, "since": now}
-        keys = [{**self._new_key(), "state": "current", **first}, {**self._new_key(), "state": "next", "created": now}]
-        return json.dumps({"keys": keys})
+        current = {**self._new_key(), "state": "current", "created": now, "since": now}
+        upcoming = {**self._new_key(), "state": "next", "created": now, "from_the_start": True}
+        return json.dumps({"keys": [current, upcoming]})
 
     def _new_key(self) -> dict[str, Any]:
         key = ECKey.generate_key("P-256", auto_kid=True)

@@ -38,13 +38,13 @@ if not upcoming then
   save()
   return {'unpublished', tonumber(published)}
 end
--- One that was published with the current key is known to whoever knows that.
-if upcoming.created > current.created and upcoming.created + tonumber(published) > now then
+-- The first two keys were published together: whoever knows the one knows the other.
+if not upcoming.from_the_start and upcoming.created + tonumber(published) > now then
   return {'unpublished', upcoming.created + tonumber(published) - now}
 end
 current.state, current['until'] = 'retired', now + tonumber(retired_seconds)
 table.insert(retired, 1, current)
-upcoming.state, upcoming.since = 'current', now
+upcoming.state, upcoming.since, upcoming.from_the_start = 'current', now, nil
 current, upcoming = upcoming, candidate
 save()
 return {'rotated', current.kid, retired[1].kid}
