@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 
+from keystile_common.http_client import HttpClient
 from keystile_common.jws import Key, public_keys
 from keystile_common.metrics import JwksMetrics
 from keystile_common.settings import is_loopback_host
@@ -34,7 +35,7 @@ class KeysUnavailableError(IntrospectionError):
     """The issuer's keys cannot be had, so nothing can be said about the token."""
 
 
-class IssuerKeys:
+class IssuerKeys(HttpClient):
     """The key set of one issuer. Used as an async context manager, inside the running event loop.
 
     Many requests that need it at one time fetch it once. It is fetched anew when it is older than `refresh_seconds`,
@@ -50,26 +51,17 @@ class IssuerKeys:
     def __init__(
         self, settings: McpSettings, metrics: JwksMetrics, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        super().__init__(timeout_seconds=settings.jwks.timeout_seconds, headers={"Accept": "application/json"}, limit=2)
         self._issuer = settings.authorization_server
         self._settings = settings.jwks
         self._refreshes = metrics.refreshes
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
         self._keys: tuple[Key, ...] | None = None
         self._fetched_at = self._asked_at = float("-inf")
         self._refresh_after = settings.jwks.refresh_seconds
         self._trouble: str | None = None
         self._asking: asyncio.Task[None] | None = None
         self.on_change: Callable[[], None] = lambda: None
-
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=2),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept": "application/json"},
-            trust_env=False,
-        )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
@@ -78,8 +70,7 @@ class IssuerKeys:
             self._asking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._asking
-        if self._session is not None:
-            await self._session.close()
+        await super().__aexit__(kind, problem, traceback)
 
     async def find(self, kid: str | None) -> tuple[Key, ...]:
         """The keys that a token with this key id may be signed with; none if the issuer has no such key.
@@ -191,9 +182,7 @@ class IssuerKeys:
         raise KeysUnavailableError(problem)
 
     async def _get(self, url: str, *, missing_ok: bool = False) -> Any:
-        if self._session is None:
-            raise RuntimeError("IssuerKeys is used as an async context manager")
-        async with self._session.get(url, allow_redirects=False) as response:
+        async with self.session.get(url, allow_redirects=False) as response:
             if missing_ok and response.status == HTTPStatus.NOT_FOUND:
                 return None
             if response.status != HTTPStatus.OK:
