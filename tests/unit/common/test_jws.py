@@ -140,9 +140,10 @@ def test_no_text_raises_anything_but_a_refusal(text: str) -> None:
 
 
 def test_a_megabyte_of_token_is_refused_in_no_time() -> None:
-    started = time.perf_counter()
-    refusal("e30." + "A" * 1_000_000 + ".AA")
-    assert time.perf_counter() - started < 0.01
+    token = "e30." + "A" * 1_000_000 + ".AA"
+    started = time.process_time()
+    refusal(token)
+    assert time.process_time() - started < 0.01
 
 
 def test_the_type_is_a_media_type_in_any_spelling() -> None:
