@@ -49,9 +49,9 @@ Paths to files are relative to the folder that the service runs in. Durations ar
 """
 
 AUTH = """\
-Read by `keystile serve`, and by `keystile users` and `keystile clients`, which look into the same store. Without
-`KEYSTILE_CONFIG` and `KEYSTILE_ISSUER` these commands read what `keystile dev` wrote into `./.keystile`, or into the
-folder that `KEYSTILE_DATA_DIR` names.
+Read by `keystile serve`, and by `keystile users`, `keystile clients` and `keystile keys`, which look into the same
+store. Without `KEYSTILE_CONFIG` and `KEYSTILE_ISSUER` these commands read what `keystile dev` wrote into `./.keystile`,
+or into the folder that `KEYSTILE_DATA_DIR` names.
 """
 
 DEVELOPMENT = """\
@@ -89,6 +89,9 @@ auth.resources.<name>.scopes
     Scope to sentence; people read the sentence at consent.
 auth.resources.<name>.default_scopes
     Granted where a client names no scope; empty means all of them.
+auth.resources.<name>.access_token
+    `opaque`, or `jwt` for access tokens that are signed JWTs (RFC 9068), which a resource can check by the key set
+    at `/jwks` ([why both](decisions/0013-signed-tokens.md)). Refresh tokens are opaque in any case.
 auth.resources.<name>.secret
     What the MCP server authenticates with at `/introspect`, beside the name: `openssl rand -hex 32`. At least 32
     characters.
@@ -128,6 +131,8 @@ auth.tokens.code_seconds
     Lifetime of an authorization code.
 auth.tokens.refresh_grace_seconds
     For how long a rotated refresh token still gets its successor again, instead of ending the grant.
+auth.signing_keys.rotate_after_seconds
+    The age at which `keystile keys rotate` lets the next key sign.
 auth.sessions.idle_seconds
     A session ends after so long without a request.
 auth.sessions.lifetime_seconds
@@ -176,6 +181,18 @@ mcp.resource_documentation
     A page for developers, in the resource's metadata.
 mcp.authorization_server
     The issuer of the tokens, byte for byte.
+mcp.validation
+    How access tokens are checked: `introspection` asks the authorization server, `jwks` checks the signature of a JWT
+    with the issuer's keys. With `jwks` a revoked token is accepted until it expires.
+mcp.jwks.url
+    Where the issuer's key set is; as its metadata say by default. May be a cluster-internal http address.
+mcp.jwks.algorithms
+    What access tokens may be signed with, of `ES256`, `ES384`, `PS256`, `RS256` and `Ed25519`. Keystile signs with
+    `ES256`.
+mcp.jwks.refresh_seconds
+    How old the keys may be before they are fetched anew; those there are go on while that fails.
+mcp.jwks.timeout_seconds
+    How long that may take; where there are no keys yet the client then gets 503.
 mcp.sessions
     Whether a client of a revision before 2026-07-28 gets a session, which lives in the process that opened it
     (`process`), or any replica takes the requests of any session, by `store` and `handover` (`shared`), or each of its
@@ -209,7 +226,8 @@ mcp.introspection.url
     Where tokens are introspected; `/introspect` below the issuer by default. May be a cluster-internal http
     address.
 mcp.introspection.client_id
-    The name of this resource in the authorization server's `resources`.
+    The name of this resource in the authorization server's `resources`. **Required** where `validation` is
+    `introspection`, with one of the three proofs below.
 mcp.introspection.client_secret
     That resource's `secret`.
 mcp.introspection.token_file

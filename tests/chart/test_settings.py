@@ -28,6 +28,7 @@ MADE_FOR_MCP = {
     "app", "resource", "resource_name", "authorization_server", "scopes", "required_scopes", "policy", "listen",
     "metrics",
     "trusted_proxies", "audit", "traces", "log",
+    "jwks.url",
     "introspection.url", "introspection.client_id", "introspection.client_secret", "introspection.token_file",
     "introspection.private_key_file",
 }  # fmt: skip

@@ -2,11 +2,13 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -28,10 +30,13 @@ from keystile_auth.grants.refresh_token import RefreshRequest, RefreshTokenGrant
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import GrantStore
+from keystile_auth.store.signing_keys import SigningKeyStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens import opaque
+from keystile_auth.tokens.access_token import AccessTokens
 from keystile_auth.tokens.master_key import MasterKey
 from keystile_auth.tokens.resources import Resource, Resources
+from keystile_auth.tokens.signing_keys import SigningKeys
 from keystile_common.settings import StoreSettings
 from keystile_common.store import connect
 from tests.auth_server import CALLBACK, RESOURCE, SCOPES, Pkce
@@ -56,19 +61,24 @@ class Issued:
 
 class Revocations(RuleBasedStateMachine):
     store_url = ""
+    access_token = "opaque"
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.store = connect(StoreSettings(url=self.store_url), create_metrics().store, NoOpTracer())
         self.grants, self.users, self.clients = GrantStore(self.store), UserStore(self.store), ClientStore(self.store)
-        resource = Resource("mcp", RESOURCE, "Tools", SCOPES, tuple(SCOPES))
+        resource = Resource("mcp", RESOURCE, "Tools", SCOPES, tuple(SCOPES), self.access_token)
         resources, tokens = Resources({"mcp": resource}), opaque.RefreshTokens(MasterKey(b"k" * 32))
         lifetimes = TokenSettings(refresh_grace_seconds=0)
         self.resource = resource
-        self.codes = AuthorizationCodeGrant(ISSUER, self.grants, self.clients, self.users, resources, tokens, lifetimes)
-        self.refreshes = RefreshTokenGrant(ISSUER, self.grants, self.users, resources, tokens, lifetimes)
-        self.own = ClientCredentialsGrant(ISSUER, self.grants, resources, lifetimes)
+        keys = SigningKeys(SigningKeyStore(self.store), MasterKey(b"k" * 32), 30 * 86400, time.time)
+        self.run(keys.load())
+        self.access_tokens = AccessTokens(ISSUER, lifetimes.access_token_seconds, keys)
+        made = (resources, tokens, self.access_tokens, lifetimes)
+        self.codes = AuthorizationCodeGrant(self.grants, self.clients, self.users, *made)
+        self.refreshes = RefreshTokenGrant(self.grants, self.users, *made)
+        self.own = ClientCredentialsGrant(self.grants, resources, self.access_tokens)
         self.issued: list[Issued] = []
         self.disabled: set[str] = set()
         self.deleted: set[str] = set()
@@ -152,7 +162,7 @@ class Revocations(RuleBasedStateMachine):
     def an_access_token_is_revoked(self, data: st.DataObject) -> None:
         grant = data.draw(st.sampled_from([each for each in self.issued if each.access]))
         text = data.draw(st.sampled_from(grant.access))
-        token = opaque.parse_access_token(text)
+        token = self.run(self.access_tokens.find_name(text))
         assert token is not None
         self.run(self.grants.revoke_access_token(token.grant_id, token.hash))
         grant.revoked.add(text)
@@ -194,14 +204,17 @@ class Revocations(RuleBasedStateMachine):
     def a_token_is_active_only_while_nothing_above_it_has_ended(self) -> None:
         for grant in self.issued:
             for text in grant.access:
-                token = opaque.parse_access_token(text)
+                token = self.run(self.access_tokens.find_name(text))
                 assert token is not None
                 active = self.run(self.grants.find_access_token(token.grant_id, token.hash)) is not None
                 assert active == (not self.has_ended(grant) and text not in grant.revoked)
 
 
-def test_after_any_sequence_of_events_a_token_is_active_only_while_nothing_above_it_has_ended(store_url: str) -> None:
-    machine = type("Machine", (Revocations,), {"store_url": store_url})
+@pytest.mark.parametrize("access_token", ["opaque", "jwt"])
+def test_after_any_sequence_of_events_a_token_is_active_only_while_nothing_above_it_has_ended(
+    store_url: str, access_token: str
+) -> None:
+    machine = type("Machine", (Revocations,), {"store_url": store_url, "access_token": access_token})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=25, deadline=None, database=None)
+        machine, settings=settings(max_examples=40, stateful_step_count=25, deadline=None, database=None)
     )

@@ -148,6 +148,9 @@ One MCP server.
 {{- else if and $server.deploy (or $server.jwks $server.jwks_uri) }}
 {{ $at }}.{{ $server.jwks | empty | ternary "jwks_uri" "jwks" }}: only for a server that runs elsewhere (deploy: false)
 {{- end }}
+{{- if and (eq (dig "validation" "" $server.settings) "jwks") (ne ($server.access_token | default "") "jwt") }}
+{{ $at }}.access_token: settings.validation is jwks, which needs access_token jwt; opaque tokens are introspected
+{{- end }}
 {{- range $server.required_scopes }}
 {{- if not (hasKey $server.scopes .) }}
 {{ $at }}.required_scopes: {{ . }} is not among its scopes; they are {{ keys $server.scopes | sortAlpha | join ", " }}

@@ -3,7 +3,7 @@ The release, worked out once: every URL taken apart, every MCP server with its d
 so nothing is rendered from values that cannot be right; all problems are said at once.
 
   issuer:  {url, host, path}
-  auth:    {name, paths: [{path, type}], introspection, identities (whether anyone proves itself by a service account),
+  auth:    {name, paths: [{path, type}], introspection, jwks (both as pods reach them), identities (whether anyone proves itself by a service account),
            testClient (whether helm test gets a token)}
   store:   {own, tls, settings, ports}
   servers: {name: the entry of `servers` over `mcp`, with uri, uriHost, uriPath, isReference, fullname, identity,
@@ -16,6 +16,7 @@ so nothing is rendered from values that cannot be right; all problems are said a
 {{- $auth := dict
       "name" (printf "%s-auth" .Release.Name)
       "paths" (include "keystile.auth.paths" (dict "prefix" $issuer.path "introspection" .Values.network.publicIntrospection) | fromYamlArray)
+      "jwks" (printf "http://%s-auth:3001%s/jwks" .Release.Name $issuer.path)
       "introspection" (printf "http://%s-auth:3001%s/introspect" .Release.Name $issuer.path) -}}
 {{- $model := dict "issuer" $issuer "auth" $auth "store" (include "keystile.store" . | fromYaml) -}}
 

@@ -134,7 +134,8 @@ log:
 
 {{/*
 The collector, as a native sidecar (KEP-753): it starts before the service and ends after it, so that the last events of
-a pod are shipped as well. Argument: dict root, service (the name that events are shipped under).
+a pod are shipped as well. Argument: dict root, service (the name that events are shipped under), and preStopSeconds for
+a pod that ends of itself: so long is left to ship what it wrote last.
 */}}
 {{- define "keystile.auditCollector" -}}
 {{- with .root.Values.observability.audit.collector }}
@@ -162,6 +163,12 @@ initContainers:
       {{- end }}
     ports:
       - {name: health, containerPort: 13133}
+    {{- with $.preStopSeconds }}
+    lifecycle:
+      preStop:
+        sleep:
+          seconds: {{ . }}
+    {{- end }}
     startupProbe:
       httpGet: {path: /, port: health}
       periodSeconds: 1

@@ -46,10 +46,11 @@ from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.sessions import SessionStore
 from keystile_auth.store.signing_keys import SigningKeyStore
 from keystile_auth.store.users import UserStore
+from keystile_auth.tokens.access_token import AccessTokens
 from keystile_auth.tokens.master_key import MasterKey
 from keystile_auth.tokens.opaque import RefreshTokens
 from keystile_auth.tokens.resources import Resource, Resources
-from keystile_auth.tokens.signing_keys import load_or_create
+from keystile_auth.tokens.signing_keys import SigningKeys
 from keystile_common import health
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.limits import LimitsMiddleware
@@ -94,22 +95,29 @@ def create_app(
         ca_file=settings.metadata_documents.ca_file,
         private_hosts=settings.metadata_documents.private_hosts,
     )
-    service_accounts = _service_accounts(settings, clock)
+    service_accounts = _service_accounts(settings, clock, metrics)
     master_key = MasterKey(decode_master_key(settings.master_key))
+    keys = SigningKeys(
+        SigningKeyStore(store),
+        master_key,
+        settings.signing_keys.rotate_after_seconds,
+        clock,
+        metrics.signing_key_not_after,
+    )
     resources = Resources({name: _resource(name, each) for name, each in settings.resources.items()})
     prefix = urlsplit(settings.issuer).path
     pages = Pages(prefix, https=settings.issuer.startswith("https:"))
     local_users = LocalUsers(UserStore(store))
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await store.wait_until_reachable(settings.store.start_seconds)
         await store.require_noeviction()
-        keys, created = await load_or_create(SigningKeyStore(store), master_key, int(clock()))
+        created = await keys.load()
         if created:
-            audit.record(EventType.KEY_CREATED, "success", Actor(), target={"kid": str(keys[0].key.kid)})
-        app.router.routes.extend(metadata.routes(settings, resources, keys))
+            audit.record(EventType.KEY_CREATED, "success", Actor(), target={"kid": created})
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(keys.watched())
             await stack.enter_async_context(fetcher)
             if service_accounts is not None:
                 await stack.enter_async_context(service_accounts)
@@ -120,8 +128,20 @@ def create_app(
     # Starlette would mend a trailing slash by a 307 to the host that the request names.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     routes = _endpoints(
-        settings, store, metrics, audit, clock, fetcher, service_accounts, master_key, resources, pages, local_users
+        settings,
+        store,
+        metrics,
+        audit,
+        clock,
+        fetcher,
+        service_accounts,
+        master_key,
+        keys,
+        resources,
+        pages,
+        local_users,
     )
+    routes += metadata.routes(settings, resources, keys)
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
     ErrorAnswers(pages, metrics, prefix).register(app)
     limited = LimitsMiddleware(AnsweredErrors(app), MAX_BODY_BYTES)
@@ -137,6 +157,7 @@ def _endpoints(
     fetcher: PublicFetcher,
     service_accounts: ServiceAccountTokens | None,
     master_key: MasterKey,
+    keys: SigningKeys,
     resources: Resources,
     pages: Pages,
     local_users: LocalUsers,
@@ -175,15 +196,16 @@ def _endpoints(
         resources.by_name, [_credentials(name, each) for name, each in settings.resources.items()], proofs
     )
     refresh_tokens = RefreshTokens(master_key)
-    codes = AuthorizationCodeGrant(issuer, grants, clients, users, resources, refresh_tokens, settings.tokens)
-    refreshes = RefreshTokenGrant(issuer, grants, users, resources, refresh_tokens, settings.tokens)
-    client_credentials = ClientCredentialsGrant(issuer, grants, resources, settings.tokens)
+    access_tokens = AccessTokens(issuer, settings.tokens.access_token_seconds, keys)
+    codes = AuthorizationCodeGrant(grants, clients, users, resources, refresh_tokens, access_tokens, settings.tokens)
+    refreshes = RefreshTokenGrant(grants, users, resources, refresh_tokens, access_tokens, settings.tokens)
+    client_credentials = ClientCredentialsGrant(grants, resources, access_tokens)
     browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds)
     waiting = WaitingRequests(issuer, sessions, resources, settings.sessions.sign_in_seconds)
     endpoints: list[_Endpoint] = [
         TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics),
-        IntrospectionEndpoint(resource_authenticator, grants, audit, metrics),
-        RevocationEndpoint(authenticator, grants, refresh_tokens, audit, metrics),
+        IntrospectionEndpoint(resource_authenticator, access_tokens, grants, audit, metrics),
+        RevocationEndpoint(authenticator, grants, access_tokens, refresh_tokens, audit, metrics),
         AuthorizationEndpoint(issuer, directory, resources, browsers, waiting, audit, metrics),
         LoginEndpoint(pages, browsers, waiting, local_users, limits, settings.sign_in, audit, metrics),
         ConsentEndpoint(
@@ -215,7 +237,7 @@ def _endpoints(
 
 def _resource(name: str, settings: ResourceSettings) -> Resource:
     defaults = tuple(settings.default_scopes or settings.scopes)
-    return Resource(name, settings.uri, settings.title, settings.scopes, defaults)
+    return Resource(name, settings.uri, settings.title, settings.scopes, defaults, settings.access_token)
 
 
 def _credentials(name: str, settings: ResourceSettings) -> ResourceCredentials:
@@ -245,13 +267,15 @@ def _machine_client(client_id: str, settings: MachineClientSettings) -> Client:
     )
 
 
-def _service_accounts(settings: AuthSettings, clock: Callable[[], float]) -> ServiceAccountTokens | None:
+def _service_accounts(
+    settings: AuthSettings, clock: Callable[[], float], metrics: AuthMetrics
+) -> ServiceAccountTokens | None:
     accounts = [each.service_account for each in settings.resources.values()]
     accounts += [each.service_account for each in settings.clients.values()]
     if not any(accounts):
         return None
     cluster = settings.kubernetes
-    return ServiceAccountTokens(cluster.url, cluster.ca_file, cluster.token_file, settings.issuer, clock)
+    return ServiceAccountTokens(cluster.url, cluster.ca_file, cluster.token_file, settings.issuer, clock, metrics.jwks)
 
 
 def _to_account(prefix: str) -> Callable[[Request], Response]:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
@@ -76,6 +76,7 @@ class ResourceSettings(ProofSettings):
     title: str = Field(min_length=1, max_length=80)
     scopes: dict[str, str] = Field(min_length=1)
     default_scopes: list[str] = []
+    access_token: Literal["opaque", "jwt"] = "opaque"
 
     @field_validator("scopes")
     @classmethod
@@ -102,6 +103,15 @@ class TokenSettings(Section):
     refresh_token_seconds: int = Field(default=30 * 86400, ge=1)
     code_seconds: int = Field(default=60, ge=1, le=60)
     refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
+
+
+class SigningKeySettings(Section):
+    """Keys that sign access tokens of resources with `access_token: jwt`.
+
+    `keystile keys rotate`, which the chart runs each day, rotates a key that is older than this.
+    """
+
+    rotate_after_seconds: int = Field(default=30 * 86400, ge=3600)
 
 
 class SessionSettings(Section):
@@ -218,6 +228,7 @@ class AuthSettings(ServiceSettings):
     store: StoreSettings = StoreSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     tokens: TokenSettings = TokenSettings()
+    signing_keys: SigningKeySettings = SigningKeySettings()
     sessions: SessionSettings = SessionSettings()
     registration: RegistrationSettings = RegistrationSettings()
     metadata_documents: MetadataDocumentSettings = MetadataDocumentSettings()

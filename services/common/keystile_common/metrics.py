@@ -46,6 +46,18 @@ class AuditMetrics:
         )
 
 
+class JwksMetrics:
+    """What every service that fetches an issuer's key set exports."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.refreshes = Counter(
+            "keystile_jwks_refreshes_total",
+            "Fetches of an issuer's key set, by outcome: success, error.",
+            ["outcome"],
+            registry=registry,
+        )
+
+
 class AuthMetrics:
     """What the authorization server exports."""
 
@@ -53,6 +65,7 @@ class AuthMetrics:
         self.registry = registry
         self.store = StoreMetrics(registry)
         self.audit = AuditMetrics(registry)
+        self.jwks = JwksMetrics(registry)
         self.token_requests = Counter(
             "keystile_token_requests_total",
             "Requests at the token endpoint. error is RFC 6749's code, empty on success.",
@@ -122,6 +135,12 @@ class AuthMetrics:
             ["identity", "outcome"],
             registry=registry,
         )
+        self.signing_key_not_after = Gauge(
+            "keystile_signing_key_not_after_timestamp_seconds",
+            "When the current signing key is due for rotation, and the last retired one leaves the key set.",
+            ["state"],
+            registry=registry,
+        )
         _process(registry, "auth", version)
 
 
@@ -131,6 +150,7 @@ class McpMetrics:
     def __init__(self, registry: CollectorRegistry, version: str) -> None:
         self.registry = registry
         self.audit = AuditMetrics(registry)
+        self.jwks = JwksMetrics(registry)
         self._store: StoreMetrics | None = None
         self.introspection_cache_requests = Counter(
             "keystile_introspection_cache_requests_total",
@@ -140,8 +160,9 @@ class McpMetrics:
         )
         self.token_validations = Counter(
             "keystile_token_validations_total",
-            "Bearer tokens checked, by method and by result: valid, malformed, inactive, expired, not_yet_valid, "
-            "wrong_audience, wrong_issuer, unavailable, missing.",
+            "Bearer tokens checked, by method (introspection, jwks) and result: valid, malformed, inactive, expired, "
+            "not_yet_valid, wrong_audience, wrong_issuer, unavailable, missing; of signed tokens also wrong_type, "
+            "unsupported, unknown_key, bad_signature.",
             ["method", "result"],
             registry=registry,
         )

@@ -337,7 +337,8 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], origin: Mapping[str, 
     if error["type"] in {"list_type", "dict_type"}:
         example = "[one, two]" if error["type"] == "list_type" else "{name: value}"
         return f"{where}: must be written as YAML has it, such as {example}"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if path else message
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -104,6 +104,7 @@ def credentials(settings: IntrospectionSettings, issuer: str) -> Credentials:
     Raises:
         SettingsError: the private key cannot be used. (A service-account token may be mounted later than we start.)
     """
+    assert settings.client_id is not None  # noqa: S101 (the settings have it where tokens are introspected)
     if settings.token_file is not None:
         return TokenFile(settings.client_id, RenewedFile("introspection.token_file", settings.token_file))
     if settings.private_key_file is not None:

@@ -46,6 +46,8 @@ class IntrospectionCache:
         clock: Unix time in seconds.
     """
 
+    method = "introspection"
+
     def __init__(self, introspect: Introspect, settings: McpSettings, metrics: McpMetrics, clock: Clock) -> None:
         self._introspect = introspect
         self._settings = settings.introspection
@@ -175,7 +177,7 @@ def _process_key(settings: McpSettings) -> bytes:
     belongs_to = [
         settings.authorization_server,
         settings.introspection_url,
-        settings.introspection.client_id,
+        settings.introspection.client_id or "",
         settings.resource,
     ]
     return blake2b(json.dumps(belongs_to).encode(), key=secrets.token_bytes(32), digest_size=32).digest()

@@ -23,12 +23,11 @@ from keystile_mcp.bearer import Bearer
 from keystile_mcp.challenge import Challenge
 from keystile_mcp.denials import Denials
 from keystile_mcp.enforcement import PolicyEnforcement, RequiredScopes
-from keystile_mcp.introspection import IntrospectionClient
-from keystile_mcp.introspection_cache import Clock, IntrospectionCache
+from keystile_mcp.introspection_cache import Clock
 from keystile_mcp.policy import Policy
-from keystile_mcp.readiness import AuthorizationServerCheck
 from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings
 from keystile_mcp.streams import OpenStreams
+from keystile_mcp.token_source import token_source
 from keystile_mcp.tool_calls import ToolCalls
 from keystile_mcp.validation import TokenValidator
 
@@ -61,9 +60,8 @@ class Protection:
     ) -> None:
         self._settings = settings
         self._backend = backend
-        self._client = IntrospectionClient(settings, tracing.tracer)
-        self._cache = IntrospectionCache(self._client.introspect, settings, metrics, clock)
-        self._validator = TokenValidator(self._cache, settings, metrics, clock)
+        self._client, self._source, self.check = token_source(settings, metrics, tracing.tracer, clock)
+        self._validator = TokenValidator(self._source, settings, metrics, clock)
         self._challenge = Challenge(metadata.metadata_url(settings.resource), settings.required_scopes)
         self._denials = Denials(audit, settings.resource, clock)
         self._streams = streams
@@ -72,7 +70,6 @@ class Protection:
         self._tool_calls = ToolCalls(audit, metrics, settings.resource)
         enforced = PolicyEnforcement(backend, self._policy, self._challenge, self._tool_calls, metrics)
         self.endpoint = self._with_cors(self._bearer(enforced))
-        self.check = AuthorizationServerCheck(self._client)
 
     def routes(self) -> list[Route]:
         """The metadata of the resource, open to all (RFC 9728)."""
@@ -91,7 +88,7 @@ class Protection:
             _log.warning("the policy names a tool that does not exist", tool=name)
         async with self._client, self._backend.running():
             yield
-            await self._cache.close()
+            await self._source.close()
 
     def _bearer(self, app: ASGIApp) -> ASGIApp:
         return Bearer(app, self._validator, self._challenge, self._denials, streams=self._streams, clock=self._clock)

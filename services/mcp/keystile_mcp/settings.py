@@ -27,10 +27,18 @@ def _resource(value: str) -> str:
 
 
 def _introspection_url(value: str) -> str:
+    return _internal_url(value, "introspect")
+
+
+def _key_set_url(value: str) -> str:
+    return _internal_url(value, "jwks")
+
+
+def _internal_url(value: str, example: str) -> str:
     # Not a PublicUrl: inside a cluster the authorization server may be reached by another name, without TLS.
     url = urlsplit(value)
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ValueError("must be an absolute URL such as http://keystile-auth:3001/introspect")
+        raise ValueError(f"must be an absolute URL such as http://keystile-auth:3001/{example}")
     if url.fragment or url.username or url.password:
         raise ValueError("must have no fragment, user or password; credentials go into client_id and client_secret")
     return value
@@ -79,6 +87,7 @@ AppName = Annotated[str, AfterValidator(_app_name)]
 Origin = Annotated[str, AfterValidator(_origin)]
 UpstreamUrl = Annotated[str, AfterValidator(_upstream_url)]
 IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
+KeySetUrl = Annotated[str, AfterValidator(_key_set_url)]
 
 
 class McpListen(Listen):
@@ -97,7 +106,7 @@ class IntrospectionSettings(Section):
     """How the authorization server is asked about tokens (RFC 7662), and how long its answers are kept."""
 
     url: IntrospectionUrl | None = None
-    client_id: str = Field(min_length=1)
+    client_id: str | None = Field(default=None, min_length=1)
     client_secret: SecretStr | None = Field(default=None, min_length=1)
     token_file: Path | None = None
     private_key_file: Path | None = None
@@ -111,11 +120,22 @@ class IntrospectionSettings(Section):
 
     @model_validator(mode="after")
     def _has_one_proof(self) -> Self:
-        if sum(each is not None for each in (self.client_secret, self.token_file, self.private_key_file)) != 1:
+        given = (self.client_secret, self.token_file, self.private_key_file)
+        if self.client_id is not None and sum(each is not None for each in given) != 1:
             raise ValueError(
                 "needs exactly one of client_secret, token_file (with a service-account token) and private_key_file"
             )
         return self
+
+
+class JwksSettings(Section):
+    """How access tokens that are JWTs are checked with the issuer's keys, where `validation` is `jwks`."""
+
+    url: KeySetUrl | None = None
+    algorithms: list[Literal["ES256", "ES384", "PS256", "RS256", "Ed25519"]] = Field(default=["ES256"], min_length=1)
+    refresh_seconds: float = Field(default=300, ge=10, le=3600)
+    # The caller is told within two seconds that the keys cannot be had.
+    timeout_seconds: float = Field(default=1.5, gt=0, le=1.8)
 
 
 class UpstreamSettings(Section):
@@ -166,7 +186,9 @@ class McpSettings(ServiceSettings):
     resource_name: str = "Keystile reference server"
     resource_documentation: PublicUrl | None = None
     authorization_server: PublicUrl
-    introspection: IntrospectionSettings
+    validation: Literal["introspection", "jwks"] = "introspection"
+    introspection: IntrospectionSettings = IntrospectionSettings()
+    jwks: JwksSettings = JwksSettings()
     scopes: dict[ScopeName, Annotated[str, Field(min_length=1)]] = {
         "mcp:basic": "Use the basic tools: echo, add, who am I",
         "mcp:jobs": "Start long-running jobs",
@@ -190,6 +212,15 @@ class McpSettings(ServiceSettings):
     def _serves_one_thing(self) -> Self:
         if self.app is not None and self.upstream.url is not None:
             raise ValueError("app and upstream.url: give one of them, or neither for the reference server")
+        return self
+
+    @model_validator(mode="after")
+    def _can_introspect(self) -> Self:
+        if self.validation == "introspection" and self.introspection.client_id is None:
+            raise ValueError(
+                "introspection: is required; set introspection.client_id in the YAML file or as "
+                "KEYSTILE_INTROSPECTION__CLIENT_ID, or validation to jwks where access tokens are JWTs"
+            )
         return self
 
     @property

@@ -1,35 +1,61 @@
 """Whether a bearer token is good for this resource now."""
 
+from typing import Protocol
+
 from keystile_common import opaque
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.challenge import BearerError, invalid_token, unavailable
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError
-from keystile_mcp.introspection_cache import Answer, Clock, IntrospectionCache
+from keystile_mcp.introspection_cache import Answer, Clock
 from keystile_mcp.settings import McpSettings
 
 CLOCK_SKEW_SECONDS = 30
 """How far the authorization server's clock may be ahead of ours before `nbf` counts as the future."""
 
-METHOD = "introspection"
+
+class TokenSource(Protocol):
+    """Whose word on a token is taken: the authorization server's, or the token's own under its signature."""
+
+    @property
+    def method(self) -> str:
+        """Its name, as `keystile_token_validations_total` counts it."""
+        ...
+
+    def find(self, token: str) -> Answer | None:
+        """What is known of `token` already, if that may still be used."""
+        ...
+
+    async def fetch(self, token: str) -> Answer | None:
+        """Find out about `token`; None if it is not active.
+
+        Raises:
+            BearerError: it is no token of this kind.
+            IntrospectionError: nothing can be found out now.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        ...
 
 
 class TokenValidator:
     """Checks tokens: their form, the authorization server's word on them, and this resource's demands.
 
     Args:
-        cache: answers what the authorization server says.
+        source: answers what is to be believed of a token.
         settings: the issuer and the resource that tokens must be of.
         metrics: where validations are counted.
         clock: Unix time in seconds.
     """
 
-    def __init__(self, cache: IntrospectionCache, settings: McpSettings, metrics: McpMetrics, clock: Clock) -> None:
-        self._cache = cache
+    def __init__(self, source: TokenSource, settings: McpSettings, metrics: McpMetrics, clock: Clock) -> None:
+        self._source = source
         self._issuer = settings.authorization_server
         self._resource = settings.resource
         self._clock = clock
         self._validations = metrics.token_validations
-        self._valid = metrics.token_validations.labels(METHOD, "valid")
+        self._valid = metrics.token_validations.labels(source.method, "valid")
 
     async def validate(self, token: str) -> Answer:
         """Validate `token` (RFC 6750 section 2.1's b64token).
@@ -40,7 +66,7 @@ class TokenValidator:
         Raises:
             BearerError: it is not good, or that cannot be found out now.
         """
-        answer = self._cache.find(token)
+        answer = self._source.find(token)
         if answer is None:
             answer = await self._fetch(token)
         self._check(answer.token)
@@ -49,13 +75,13 @@ class TokenValidator:
 
     def count(self, error: BearerError) -> None:
         """Count a refusal."""
-        self._validations.labels(METHOD, error.result).inc()
+        self._validations.labels(self._source.method, error.result).inc()
 
     async def _fetch(self, token: str) -> Answer:
         if token.startswith(opaque.PREFIX) and not opaque.is_well_formed(token):
             raise invalid_token("malformed", "The access token is not complete or not an access token")
         try:
-            answer = await self._cache.fetch(token)
+            answer = await self._source.fetch(token)
         except IntrospectionError:
             raise unavailable() from None
         if answer is None:

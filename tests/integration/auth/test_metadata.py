@@ -208,10 +208,12 @@ def test_no_script_may_call_what_people_or_resources_use(auth_server: AuthServer
         assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
-def test_the_key_set_has_one_public_es256_key_with_an_id(auth_server: AuthServer) -> None:
-    (key,) = auth_server.http.get(f"{auth_server.issuer}/jwks").json()["keys"]
-    assert set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
-    assert (key["kty"], key["crv"], key["use"], key["alg"]) == ("EC", "P-256", "sig", "ES256")
+def test_the_key_set_has_the_key_that_signs_and_the_next_one_as_public_es256_keys(auth_server: AuthServer) -> None:
+    keys = auth_server.http.get(f"{auth_server.issuer}/jwks").json()["keys"]
+    assert len({key["kid"] for key in keys}) == 2
+    for key in keys:
+        assert set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"}
+        assert (key["kty"], key["crv"], key["use"], key["alg"]) == ("EC", "P-256", "sig", "ES256")
 
 
 def test_the_key_set_is_the_same_after_a_restart_and_in_every_process(
@@ -223,13 +225,15 @@ def test_the_key_set_is_the_same_after_a_restart_and_in_every_process(
     assert restarted.events("key.created") == []
 
 
-def test_the_private_key_is_encrypted_in_the_store(auth_server: AuthServer, store_url: str) -> None:
+def test_private_keys_are_encrypted_in_the_store(auth_server: AuthServer, store_url: str) -> None:
     assert auth_server.http.get(f"{auth_server.issuer}/jwks").status_code == 200
     with Redis.from_url(store_url, decode_responses=True) as redis:
-        (stored,) = json.loads(redis.get("ks:signing-keys"))["keys"]
-    assert set(stored) == {"state", "created", "public", "private"}
-    assert "d" not in stored["public"]
-    assert not stored["private"].startswith("{")
+        stored = json.loads(redis.get("ks:signing-keys"))["keys"]
+    assert [set(key) for key in stored] == [
+        {"kid", "state", "created", "since", "private"},
+        {"kid", "state", "created", "from_the_start", "private"},
+    ]
+    assert not any(key["private"].startswith("{") for key in stored)
 
 
 def test_the_root_leads_people_to_their_account(auth_server: AuthServer) -> None:

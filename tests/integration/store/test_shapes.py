@@ -14,7 +14,10 @@ from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import Code, GrantStore, NewAccessToken
 from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.sessions import Session, SessionStore
+from keystile_auth.store.signing_keys import SigningKeyStore
 from keystile_auth.store.users import User, UserStore
+from keystile_auth.tokens.master_key import MasterKey
+from keystile_auth.tokens.signing_keys import SigningKeys
 from keystile_common.settings import StoreSettings
 from keystile_common.store import Store, StoreUnsuitableError, connect
 from tests.auth_server import RESOURCE, RESOURCE_SECRET, AuthServer
@@ -60,7 +63,7 @@ async def create(grants: GrantStore, sub: str, client_id: str = "client") -> str
 
 async def redeem(grants: GrantStore, grant_id: str, attempt: str = "one") -> str:
     access = NewAccessToken(f"access-{grant_id}", 60, RESOURCE, '{"active":true')
-    return (await grants.redeem(grant_id, f"hash-{grant_id}", attempt, access, "refresh", 600)).word
+    return (await grants.redeem(grant_id, f"hash-{grant_id}", attempt, access, "a", "refresh", 600)).word
 
 
 # Over HTTP
@@ -155,7 +158,7 @@ async def test_the_grants_of_a_user_end_all_at_once_wherever_they_are_kept(store
 async def test_a_token_of_a_client_alone_ends_with_it(store: Store) -> None:
     grants, client = GrantStore(store), secrets.token_hex(8)
     access = NewAccessToken("machine", 60, RESOURCE, '{"active":true')
-    await grants.issue("g1", client, access)
+    await grants.issue("g1", client, access, "a")
     await grants.relist(await _known(grants, "ann"), 600)
     assert await grants.end_all_of_client(client, "operator") == 1
     assert await grants.find_access_token("g1", "machine") is None
@@ -265,3 +268,10 @@ async def test_a_login_or_master_that_is_wrong_is_said_at_once(
         await store.wait_until_reachable(30)
     assert time.monotonic() - started < 3
     await store.close()
+
+
+async def test_signing_keys_are_rotated_once_by_whoever_comes_first(store: Store) -> None:
+    pods = [SigningKeys(SigningKeyStore(store), MasterKey(b"k" * 32), 3600, time.time) for _ in range(5)]
+    await asyncio.gather(*(pod.load() for pod in pods))
+    rotations = [await pod.rotate(access_token_seconds=60, force=True) for pod in pods]
+    assert sorted(each.word for each in rotations) == ["rotated", *["unpublished"] * 4]

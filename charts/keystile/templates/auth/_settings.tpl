@@ -13,6 +13,7 @@
 {{- range $name, $server := $model.servers -}}
 {{- $resource := dict "uri" $server.uri "title" $server.title "scopes" $server.scopes -}}
 {{- with $server.default_scopes }}{{- $_ := set $resource "default_scopes" . -}}{{- end -}}
+{{- with $server.access_token }}{{- $_ := set $resource "access_token" . -}}{{- end -}}
 {{- with $server.identity }}{{- $_ := set $resource "service_account" . -}}{{- end -}}
 {{- with $server.jwks }}{{- $_ := set $resource "jwks" . -}}{{- end -}}
 {{- with $server.jwks_uri }}{{- $_ := set $resource "jwks_uri" . -}}{{- end -}}

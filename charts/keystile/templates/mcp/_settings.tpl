@@ -7,6 +7,9 @@
 {{- $_ := set $introspection "token_file" "/var/run/secrets/keystile/token" -}}
 {{- end -}}
 {{- $_ := set $settings "introspection" (merge $introspection ($settings.introspection | default dict)) -}}
+{{- if eq ($settings.validation | default "") "jwks" -}}
+{{- $_ := set $settings "jwks" (merge (dict "url" .model.auth.jwks) ($settings.jwks | default dict)) -}}
+{{- end -}}
 {{- if not $settings.sessions -}}
 {{- /* A session lives in one pod, and nothing sends its requests there: with several pods there can be none. */ -}}
 {{- $one := and (eq (int $server.replicas) 1) (not $server.autoscaling.enabled) -}}

@@ -7,19 +7,26 @@ cluster's issuer and keys come from its API server's own discovery documents.
 
 import asyncio
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from joserfc import jws
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
 
-from keystile_auth.clients.claims import LEEWAY_SECONDS, audiences_of, is_compact, key_set, numeric_date, refused
+from keystile_auth.clients.claims import read, refused
 from keystile_common.http_client import HttpClient
+from keystile_common.jws import (
+    LEEWAY_SECONDS,
+    JwsError,
+    Key,
+    UnverifiedJwt,
+    audiences_of,
+    numeric_date,
+    public_keys,
+    verify,
+)
+from keystile_common.metrics import JwksMetrics
 from keystile_common.store import StoreUnavailableError
 
 ALGORITHMS = ("RS256", "ES256")
@@ -42,20 +49,29 @@ class ServiceAccountTokens(HttpClient):
         token_file: this pod's own token for it; read anew each time, since the kubelet rotates it.
         audience: this server's issuer.
         clock: Unix seconds.
+        metrics: where it counts what it fetches.
     """
 
-    def __init__(self, url: str, ca_file: Path, token_file: Path, audience: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        url: str,
+        ca_file: Path,
+        token_file: Path,
+        audience: str,
+        clock: Callable[[], float],
+        metrics: JwksMetrics,
+    ) -> None:
         super().__init__(timeout_seconds=1.0, ca_file=ca_file if url.startswith("https:") else None)
         self._url = url.rstrip("/")
         self._token_file = token_file
         self._audience = audience
         self._clock = clock
+        self._refreshes = metrics.refreshes
         self._issuer = ""
-        self._keys: KeySet | None = None
+        self._keys: tuple[Key, ...] | None = None
         self._fetched = float("-inf")
         self._lock = asyncio.Lock()
         self._verified: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
-        self._registry = jws.JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
 
     async def verify(self, token: str, service_account: str) -> None:
         """Check that the cluster gave `token` to `service_account` for this server, and that it is good now.
@@ -81,9 +97,7 @@ class ServiceAccountTokens(HttpClient):
             raise refused("is not of the service account that was set for this resource")
 
     async def _check(self, token: str) -> tuple[str, float]:
-        if not is_compact(token):
-            raise refused("is not a signed JWT of at most 8 KiB")
-        claims = await self._signed_claims(token)
+        claims = await self._signed_claims(read(token, ALGORITHMS))
         now = self._clock()
         expires, not_before = numeric_date(claims.get("exp")), numeric_date(claims.get("nbf", 0))
         if claims.get("iss") != self._issuer:
@@ -96,28 +110,25 @@ class ServiceAccountTokens(HttpClient):
             raise refused("is not valid yet")
         return str(claims.get("sub")), expires
 
-    async def _signed_claims(self, token: str) -> dict[str, Any]:
+    async def _signed_claims(self, token: UnverifiedJwt) -> dict[str, Any]:
         if self._clock() - self._fetched > _KEYS_SECONDS:
             await self._fetch_keys()
         try:
-            return self._decode(token)
-        except (JoseError, ValueError, TypeError, KeyError):
+            return self._claims(token)
+        except JwsError:
             # The cluster may have new keys; ask, but not for every forgery that comes.
             if self._clock() - self._fetched <= _REFETCH_SECONDS:
                 raise refused("has no signature of this cluster") from None
         await self._fetch_keys()
         try:
-            return self._decode(token)
-        except (JoseError, ValueError, TypeError, KeyError):
+            return self._claims(token)
+        except JwsError:
             raise refused("has no signature of this cluster") from None
 
-    def _decode(self, token: str) -> dict[str, Any]:
+    def _claims(self, token: UnverifiedJwt) -> dict[str, Any]:
         if self._keys is None:
             raise ClusterUnavailableError("kubernetes.keys: never fetched")
-        claims = json.loads(jws.deserialize_compact(token, self._keys, registry=self._registry).payload)
-        if not isinstance(claims, dict):
-            raise TypeError
-        return claims
+        return verify(token, self._keys)
 
     async def _fetch_keys(self) -> None:
         before = self._fetched
@@ -126,12 +137,14 @@ class ServiceAccountTokens(HttpClient):
                 return  # somebody else has just done it
             try:
                 issuer = (await self._get("/.well-known/openid-configuration"))["issuer"]
-                keys = key_set(await self._get("/openid/v1/jwks"))
+                keys = public_keys(await self._get("/openid/v1/jwks"))
             except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, TimeoutError):
+                self._refreshes.labels("error").inc()
                 if self._keys is None:
                     raise ClusterUnavailableError("kubernetes.keys: the API server does not tell them") from None
                 return  # those we have go on; a cluster changes its keys once in years
             self._issuer, self._keys, self._fetched = issuer, keys, self._clock()
+            self._refreshes.labels("success").inc()
 
     async def _get(self, path: str) -> Any:
         token = await asyncio.to_thread(self._token_file.read_text)

@@ -11,7 +11,7 @@ from keystile_auth.endpoints.answers import NO_STORE
 from keystile_auth.endpoints.parameters import form, ip_of, presented_credentials
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.grants import GrantStore
-from keystile_auth.tokens import opaque
+from keystile_auth.tokens.access_token import AccessTokens
 from keystile_auth.tokens.resources import Resource
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
@@ -24,9 +24,15 @@ class IntrospectionEndpoint:
     """Answers `POST /introspect`. A resource learns of tokens that are for itself and of no others (section 4)."""
 
     def __init__(
-        self, authenticator: ResourceAuthenticator, grants: GrantStore, audit: AuditLog, metrics: AuthMetrics
+        self,
+        authenticator: ResourceAuthenticator,
+        access_tokens: AccessTokens,
+        grants: GrantStore,
+        audit: AuditLog,
+        metrics: AuthMetrics,
     ) -> None:
         self._authenticator = authenticator
+        self._access_tokens = access_tokens
         self._grants = grants
         self._audit = audit
         self._duration = metrics.introspection_duration
@@ -73,7 +79,8 @@ class IntrospectionEndpoint:
             raise
 
     async def _answer(self, text: str, resource: Resource) -> str:
-        token = opaque.parse_access_token(text)
+        # A JWT too is active only while the store has it: a revoked one is not, though its signature holds.
+        token = await self._access_tokens.find_name(text)
         stored = await self._grants.find_access_token(token.grant_id, token.hash) if token else None
         if stored is None or stored.audience != resource.uri:
             return _INACTIVE

@@ -1,5 +1,6 @@
 """Authorization server metadata (RFC 8414, OpenID Connect Discovery) and the key set (RFC 7517)."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -7,15 +8,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from keystile_auth.clients.assertion import ALGORITHMS
 from keystile_auth.clients.client import AUTH_METHODS
 from keystile_auth.endpoints.answers import CORS
 from keystile_auth.endpoints.token import GRANT_TYPES
 from keystile_auth.settings import AuthSettings
 from keystile_auth.tokens.resources import Resources
-from keystile_auth.tokens.signing_keys import SigningKey
+from keystile_auth.tokens.signing_keys import SigningKeys
+from keystile_common.jws import ALGORITHMS
 
+# Less than PUBLISHED_SECONDS of the signing keys: a copy of the key set must know a key before it signs.
 _CACHE = {"Cache-Control": "public, max-age=300"}
+
+_Handler = Callable[[Request], Awaitable[Response]]
 
 
 def authorization_server_metadata(settings: AuthSettings, resources: Resources) -> dict[str, Any]:
@@ -45,8 +49,8 @@ def authorization_server_metadata(settings: AuthSettings, resources: Resources) 
     }
 
 
-def routes(settings: AuthSettings, resources: Resources, keys: list[SigningKey]) -> list[Route]:
-    """Both documents at each well-known form.
+def routes(settings: AuthSettings, resources: Resources, keys: SigningKeys) -> list[Route]:
+    """Both documents at each well-known form, and the key set as it is at each moment.
 
     For an issuer with a path that is: the path behind the well-known part (RFC 8414 section 3.1), and in front of
     it (OpenID Connect Discovery section 4).
@@ -64,13 +68,20 @@ def routes(settings: AuthSettings, resources: Resources, keys: list[SigningKey])
         f"{path}/.well-known/oauth-authorization-server": document,
         f"/.well-known/openid-configuration{path}": openid,
         f"{path}/.well-known/openid-configuration": openid,
-        f"{path}/jwks": {"keys": [key.public for key in keys]},
     }
-    return [_constant(place, content) for place, content in places.items()]
+
+    async def key_set(_: Request) -> Response:
+        return JSONResponse({"keys": await keys.published()}, headers=_CACHE)
+
+    return [*(_route(place, _constant(content)) for place, content in places.items()), _route(f"{path}/jwks", key_set)]
 
 
-def _constant(place: str, content: dict[str, Any]) -> Route:
+def _constant(content: dict[str, Any]) -> _Handler:
     async def get(_: Request) -> Response:
         return JSONResponse(content, headers=_CACHE)
 
-    return Route(place, get, methods=["GET", "OPTIONS"], middleware=CORS)
+    return get
+
+
+def _route(place: str, handler: _Handler) -> Route:
+    return Route(place, handler, methods=["GET", "OPTIONS"], middleware=CORS)

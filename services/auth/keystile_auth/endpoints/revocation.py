@@ -13,6 +13,7 @@ from keystile_auth.endpoints.parameters import form, ip_of, presented_credential
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.tokens import opaque
+from keystile_auth.tokens.access_token import AccessTokens
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
 
@@ -24,12 +25,14 @@ class RevocationEndpoint:
         self,
         authenticator: ClientAuthenticator,
         grants: GrantStore,
+        access_tokens: AccessTokens,
         refresh_tokens: opaque.RefreshTokens,
         audit: AuditLog,
         metrics: AuthMetrics,
     ) -> None:
         self._authenticator = authenticator
         self._grants = grants
+        self._access_tokens = access_tokens
         self._refresh_tokens = refresh_tokens
         self._audit = audit
         self._metrics = metrics
@@ -55,7 +58,7 @@ class RevocationEndpoint:
         return Response(status_code=200, headers=NO_STORE)
 
     async def _revoke(self, text: str, client: Client, ip: str) -> None:
-        access, refresh = opaque.parse_access_token(text), self._refresh_tokens.parse(text)
+        access, refresh = await self._access_tokens.find_name(text), self._refresh_tokens.parse(text)
         if refresh is not None:
             grant = await self._grants.find(refresh.grant_id)
             if grant is not None and grant.client_id == client.id and await self._grants.end(grant.id, "client"):

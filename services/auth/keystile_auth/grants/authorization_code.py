@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from keystile_auth.clients.client import Client, Source
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_request import AuthorizationRequest
-from keystile_auth.grants.token_response import Subject, TokenResponse, new_access_token
+from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import Code, Grant, GrantStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens import opaque
+from keystile_auth.tokens.access_token import AccessTokens, Subject
 from keystile_auth.tokens.resources import Resource, Resources
 
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
@@ -47,20 +48,20 @@ class AuthorizationCodeGrant:
 
     def __init__(
         self,
-        issuer: str,
         store: GrantStore,
         clients: ClientStore,
         users: UserStore,
         resources: Resources,
         refresh_tokens: opaque.RefreshTokens,
+        access_tokens: AccessTokens,
         lifetimes: TokenSettings,
     ) -> None:
-        self._issuer = issuer
         self._store = store
         self._clients = clients
         self._users = users
         self._resources = resources
         self._refresh_tokens = refresh_tokens
+        self._access_tokens = access_tokens
         self._lifetimes = lifetimes
 
     async def issue(self, request: AuthorizationRequest, user: User) -> tuple[str, str]:
@@ -104,26 +105,20 @@ class AuthorizationCodeGrant:
         if user is None or user.disabled:
             raise _invalid("the user can no longer sign in")
         scope = " ".join(granted_scopes(resource, grant))
-        token = opaque.new_access_token(grant.id)
-        access = new_access_token(
-            token,
-            Subject(user.sub, user.username, client.id),
-            issuer=self._issuer,
-            resource=resource.uri,
-            scope=scope,
-            seconds=self._lifetimes.access_token_seconds,
+        access = await self._access_tokens.prepare(
+            opaque.new_access_token(grant.id), Subject(user.sub, user.username, client.id), resource, scope
         )
         refresh = self._refresh_tokens.first(grant.id) if "refresh_token" in client.grant_types else None
         seconds = self._lifetimes.refresh_token_seconds if refresh else self._lifetimes.access_token_seconds
         outcome = await self._store.redeem(
-            grant.id, code.hash, request.attempt, access, refresh.hash if refresh else "", seconds
+            grant.id, code.hash, request.attempt, access.stored, scope, refresh.hash if refresh else "", seconds
         )
         if outcome.word == "reused":
             raise CodeReusedError(grant)
         if outcome.word != "redeemed":
             raise _invalid("the code is unknown or has expired")
         return TokenResponse(
-            access_token=token.text,
+            access_token=access.text(outcome),
             expires_in=outcome.seconds,
             scope=scope,
             refresh_token=refresh.text if refresh else None,

@@ -2,21 +2,20 @@
 
 from keystile_auth.clients.client import Client, Source
 from keystile_auth.errors import OAuthError
-from keystile_auth.grants.token_response import Subject, TokenResponse, new_access_token
-from keystile_auth.settings import TokenSettings
+from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.tokens import opaque
+from keystile_auth.tokens.access_token import AccessTokens, Subject
 from keystile_auth.tokens.resources import Resource, Resources
 
 
 class ClientCredentialsGrant:
     """Issues access tokens to clients that an operator has set up for it. No refresh token (section 4.4.3)."""
 
-    def __init__(self, issuer: str, store: GrantStore, resources: Resources, lifetimes: TokenSettings) -> None:
-        self._issuer = issuer
+    def __init__(self, store: GrantStore, resources: Resources, access_tokens: AccessTokens) -> None:
         self._store = store
         self._resources = resources
-        self._lifetimes = lifetimes
+        self._access_tokens = access_tokens
 
     async def issue(self, client: Client, resource: str | None, scope: str | None) -> TokenResponse:
         """Give an access token for one of the client's own resources.
@@ -41,19 +40,13 @@ class ClientCredentialsGrant:
             raise OAuthError("invalid_target", "the client may not ask for this resource")
         scopes = " ".join(_scopes(client, target, scope))
         grant_id = opaque.new_grant_id()
-        token = opaque.new_access_token(grant_id)
-        access = new_access_token(
-            token,
-            Subject(client.id, None, client.id),
-            issuer=self._issuer,
-            resource=target.uri,
-            scope=scopes,
-            seconds=self._lifetimes.access_token_seconds,
+        access = await self._access_tokens.prepare(
+            opaque.new_access_token(grant_id), Subject(client.id, None, client.id), target, scopes
         )
-        await self._store.issue(grant_id, client.id, access)
+        outcome = await self._store.issue(grant_id, client.id, access.stored, scopes)
         return TokenResponse(
-            access_token=token.text,
-            expires_in=self._lifetimes.access_token_seconds,
+            access_token=access.text(outcome),
+            expires_in=outcome.seconds,
             scope=scopes,
             refresh_token=None,
             sub=client.id,

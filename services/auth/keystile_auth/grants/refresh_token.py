@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from keystile_auth.clients.client import Client
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import granted_resource, granted_scopes
-from keystile_auth.grants.token_response import Subject, TokenResponse, new_access_token
+from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.grants import Grant, GrantStore
 from keystile_auth.store.users import UserStore
+from keystile_auth.tokens.access_token import AccessTokens, Subject
 from keystile_auth.tokens.opaque import RefreshTokens
 from keystile_auth.tokens.resources import Resource, Resources, parse_scope
 
@@ -42,18 +43,18 @@ class RefreshTokenGrant:
 
     def __init__(
         self,
-        issuer: str,
         store: GrantStore,
         users: UserStore,
         resources: Resources,
         tokens: RefreshTokens,
+        access_tokens: AccessTokens,
         lifetimes: TokenSettings,
     ) -> None:
-        self._issuer = issuer
         self._store = store
         self._users = users
         self._resources = resources
         self._tokens = tokens
+        self._access_tokens = access_tokens
         self._lifetimes = lifetimes
 
     async def rotate(self, client: Client, request: RefreshRequest) -> TokenResponse:
@@ -76,22 +77,15 @@ class RefreshTokenGrant:
         resource = granted_resource(self._resources, request.resource, grant)
         scope = self._scope(request.scope, grant, resource)
         subject = await self._subject(grant, client)
-        successor, access_token = self._tokens.successor(token), self._tokens.access_token(token)
-        access = new_access_token(
-            access_token,
-            subject,
-            issuer=self._issuer,
-            resource=resource.uri,
-            scope=scope,
-            seconds=self._lifetimes.access_token_seconds,
-        )
+        successor = self._tokens.successor(token)
+        access = await self._access_tokens.prepare(self._tokens.access_token(token), subject, resource, scope)
         outcome = await self._store.rotate(
             grant.id,
             token.hash,
             token.generation,
             request.attempt,
             successor.hash,
-            access,
+            access.stored,
             scope,
             self._lifetimes.refresh_token_seconds,
             self._lifetimes.refresh_grace_seconds,
@@ -102,7 +96,7 @@ class RefreshTokenGrant:
             raise _invalid("the grant has ended; sign in again")
         await self._store.relist(grant, self._lifetimes.refresh_token_seconds)
         return TokenResponse(
-            access_token=access_token.text,
+            access_token=access.text(outcome),
             expires_in=outcome.seconds,
             scope=outcome.scope,
             refresh_token=successor.text,

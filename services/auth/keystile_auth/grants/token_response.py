@@ -1,10 +1,6 @@
-"""What every grant answers with, and how its access token is made ready for introspection."""
+"""What every grant answers with."""
 
-import json
 from dataclasses import dataclass
-
-from keystile_auth.store.grants import NewAccessToken
-from keystile_auth.tokens.opaque import Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,40 +21,3 @@ class TokenResponse:
 
     def __repr__(self) -> str:
         return f"TokenResponse(sub={self.sub!r}, resource={self.resource!r}, grant_id={self.grant_id!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """For whom an access token speaks: a user through a client, or the client itself (`username` None)."""
-
-    sub: str
-    username: str | None
-    client_id: str
-
-
-def new_access_token(
-    token: Token, subject: Subject, *, issuer: str, resource: str, scope: str, seconds: int
-) -> NewAccessToken:
-    """What the store keeps of an access token: its introspection answer (RFC 7662 section 2.2), nearly done.
-
-    Args:
-        token: the token.
-        subject: for whom it speaks.
-        issuer: this server.
-        resource: its audience.
-        scope: space-delimited.
-        seconds: its lifetime.
-    """
-    answer = {
-        "active": True,
-        "scope": scope,
-        "client_id": subject.client_id,
-        **({"username": subject.username} if subject.username else {}),
-        "token_type": "Bearer",
-        "sub": subject.sub,
-        "aud": resource,
-        "iss": issuer,
-        # The hash names the token without being it; revocation events will use the same name.
-        "jti": token.hash,
-    }
-    return NewAccessToken(token.hash, seconds, resource, json.dumps(answer, separators=(",", ":"))[:-1])

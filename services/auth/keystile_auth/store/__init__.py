@@ -17,7 +17,7 @@ Keys (prefix `ks:`), with the part in braces that Redis Cluster hashes:
 | `ks:grants:user:SUB`, `ks:grants:client:ID` | grants by owner, scored by expiry |
 | `ks:assertion:SHA256` | a used client assertion |
 | `ks:limit:…` | a rate limit's window |
-| `ks:signing-keys` | signing keys, private parts encrypted |
+| `ks:signing-keys` | signing keys in all their states, private parts encrypted |
 | `ks:users` | every user's subject |
 
 Only the keys of one grant are written together, by one script; every other write is of one key. Where one thing is

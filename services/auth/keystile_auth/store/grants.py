@@ -76,10 +76,14 @@ class StoredAccessToken:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a redemption or rotation came to: the script's word, the access token's seconds left, its scope."""
+    """What an issue, redemption or rotation came to: the script's word, and what holds for the access token.
+
+    That is the seconds it has left, when it expires (Unix seconds by the store's clock), and its scope.
+    """
 
     word: str
     seconds: int = 0
+    expires: int = 0
     scope: str = ""
 
 
@@ -139,6 +143,7 @@ class GrantStore:
         code_hash: str,
         attempt: str,
         access: NewAccessToken,
+        scope: str,
         refresh_hash: str,
         seconds: int,
     ) -> Outcome:
@@ -151,7 +156,8 @@ class GrantStore:
                     refresh_hash, seconds * 1000, TOMBSTONE_MS,
                 ],
             )  # fmt: skip
-        return Outcome(answer[0], int(answer[1])) if len(answer) > 1 else Outcome(answer[0])
+        word, *rest = answer
+        return Outcome(word, int(rest[0]), int(rest[1]), scope) if rest else Outcome(word)
 
     async def rotate(
         self,
@@ -174,21 +180,23 @@ class GrantStore:
                     access.audience, access.opening, scope, seconds * 1000, grace_seconds * 1000, TOMBSTONE_MS,
                 ],
             )  # fmt: skip
-        return Outcome(answer[0], int(answer[1]), answer[2]) if len(answer) > 1 else Outcome(answer[0])
+        word, *rest = answer
+        return Outcome(word, int(rest[0]), int(rest[1]), rest[2]) if rest else Outcome(word)
 
     async def relist(self, grant: Grant, index_seconds: int) -> None:
         """Keep a grant that lives on in the lists of its user and client."""
         with self._store.operation("grant.relist"):
             await self._list(grant.id, grant.client_id, index_seconds, sub=grant.sub)
 
-    async def issue(self, grant_id: str, client_id: str, access: NewAccessToken) -> None:
+    async def issue(self, grant_id: str, client_id: str, access: NewAccessToken, scope: str) -> Outcome:
         """Store an access token without a family."""
         with self._store.operation("token.issue"):
             member = f"{grant_id}:{access.hash}"
             await self._list(member, client_id, access.seconds)
-            await self._issue(
+            expires = await self._issue(
                 keys=[_key(grant_id)], args=[access.hash, access.seconds, access.audience, access.opening]
             )
+        return Outcome("issued", access.seconds, int(expires), scope)
 
     async def find_access_token(self, grant_id: str, token_hash: str) -> StoredAccessToken | None:
         """The access token of this hash while it lives, in one GET."""

@@ -16,7 +16,7 @@ class Resource:
     """An MCP server that tokens are issued for.
 
     `name` is what it authenticates with at /introspect; `scopes` are its scopes with the sentence that people
-    read; `default_scopes` are granted when none is asked for.
+    read; `default_scopes` are granted when none is asked for. `access_token` is `opaque` or `jwt`.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Resource:
     title: str
     scopes: Mapping[str, str]
     default_scopes: tuple[str, ...]
+    access_token: str = "opaque"
 
     def select_scopes(self, requested: str | None) -> tuple[str, ...]:
         """The scopes a request asks for, in its order, each once.

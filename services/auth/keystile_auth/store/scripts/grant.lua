@@ -20,7 +20,7 @@ local function access_token_key(hash)
 end
 
 -- Stores an access token's ready answer. `opening` is its JSON without the closing brace; what the store's
--- clock decides is added here. Answers its seconds.
+-- clock decides is added here. Answers when it expires.
 local function put_access_token(grant, hash, ttl_s, audience, opening, now)
   local issued = math.floor(now / 1000)
   local expires = issued + ttl_s
@@ -30,7 +30,7 @@ local function put_access_token(grant, hash, ttl_s, audience, opening, now)
     if old_expires * 1000 <= now then grant.access_tokens[old] = nil end
   end
   grant.access_tokens[hash] = expires
-  return ttl_s
+  return expires
 end
 
 local function seconds_left(expires, now)

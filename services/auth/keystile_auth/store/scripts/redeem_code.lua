@@ -3,7 +3,7 @@
 -- KEYS[1]  grant
 -- ARGV     code hash, attempt, access token hash, access token ttl (s), audience, answer's opening,
 --          refresh token hash or '', grant ttl (ms), tombstone ttl (ms)
--- Answer   {'redeemed', seconds the access token has left} | {'unknown'} | {'expired'} | {'ended'} | {'reused'}
+-- Answer   {'redeemed', seconds the access token has left, when it expires (Unix s)} | {'unknown'} | {'expired'} | {'ended'} | {'reused'}
 local code, attempt, access_hash, access_ttl, audience, opening, refresh_hash, grant_ttl, tombstone = unpack(ARGV)
 local grant = load_grant()
 if not grant or not grant.code or grant.code.hash ~= code then return {'unknown'} end
@@ -12,7 +12,8 @@ local now = now_ms()
 if grant.code.attempt then
   -- The same attempt again: our answer got lost on its way, the first redemption stands.
   if grant.code.attempt == attempt then
-    return {'redeemed', seconds_left(grant.access_tokens[access_hash], now)}
+    local expires = grant.access_tokens[access_hash] or 0
+    return {'redeemed', seconds_left(expires, now), expires}
   end
   end_grant(grant, 'code_reuse', tonumber(tombstone), attempt)
   return {'reused'}
@@ -24,6 +25,6 @@ grant.used = now
 if refresh_hash ~= '' then
   grant.refresh = {generation = 0, hash = refresh_hash}
 end
-local left = put_access_token(grant, access_hash, tonumber(access_ttl), audience, opening, now)
+local expires = put_access_token(grant, access_hash, tonumber(access_ttl), audience, opening, now)
 save_grant(grant, tonumber(grant_ttl))
-return {'redeemed', left}
+return {'redeemed', tonumber(access_ttl), expires}

@@ -3,7 +3,8 @@
 -- KEYS[1]  grant
 -- ARGV     presented hash, its generation, attempt, successor hash, access token hash,
 --          access token ttl (s), audience, answer's opening, scope, grant ttl (ms), grace (ms), tombstone (ms)
--- Answer   {'rotated' | 'repeated' | 'repaired', seconds the access token has left, scope} | {'unknown'} | {'ended'} | {'reused'}
+-- Answer   {'rotated' | 'repeated' | 'repaired', seconds the access token has left, when it expires (Unix s), scope}
+--          | {'unknown'} | {'ended'} | {'reused'}
 --          repeated: within the grace the same successor is answered again, nothing new is made.
 --          repaired: the store had lost rotations that this token proves; it goes on from there.
 local presented, generation, attempt, successor, access_hash, access_ttl, audience, opening, scope,
@@ -21,17 +22,17 @@ elseif generation > family.generation then
   outcome = 'repaired'
 elseif last and generation == family.generation - 1 and presented == last.hash
     and (last.attempt == attempt or now - last.at < tonumber(grace)) then
-  return {'repeated', seconds_left(last.expires, now), last.scope}
+  return {'repeated', seconds_left(last.expires, now), last.expires, last.scope}
 else
   end_grant(grant, 'refresh_token_reuse', tonumber(tombstone), attempt)
   return {'reused'}
 end
-local left = put_access_token(grant, access_hash, tonumber(access_ttl), audience, opening, now)
+local expires = put_access_token(grant, access_hash, tonumber(access_ttl), audience, opening, now)
 grant.refresh = {
   generation = generation + 1,
   hash = successor,
-  last = {hash = presented, attempt = attempt, at = now, expires = math.floor(now / 1000) + left, scope = scope},
+  last = {hash = presented, attempt = attempt, at = now, expires = expires, scope = scope},
 }
 grant.used = now
 save_grant(grant, tonumber(grant_ttl))
-return {outcome, left, scope}
+return {outcome, tonumber(access_ttl), expires, scope}
