@@ -96,6 +96,7 @@ class SignedTokens:
         if missing:
             raise invalid_token("malformed", f"The access token has no {', '.join(missing)}")
         texts = [claims["sub"], claims["client_id"], claims["jti"], claims.get("scope", "")]
+        texts.append(claims.get("grantable_scope", ""))
         expires, not_before = numeric_date(claims["exp"]), numeric_date(claims.get("nbf", 0))
         times = [expires, not_before, numeric_date(claims["iat"])]
         if not all(map(_is_text, texts)) or expires is None or None in times or expires > LATEST_TIME:
@@ -109,6 +110,7 @@ class SignedTokens:
             scopes=tuple(claims.get("scope", "").split()),
             not_before=not_before or None,
             expires_at=expires,
+            grantable_scopes=tuple(claims["grantable_scope"].split()) if "grantable_scope" in claims else None,
         )
 
     def _key_of(self, token: str) -> bytes:

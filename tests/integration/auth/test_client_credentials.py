@@ -20,6 +20,18 @@ def test_an_operators_client_gets_a_token_for_itself_and_no_refresh_token(
     assert "username" not in answer
 
 
+def test_introspection_says_what_it_could_be_granted_where_that_is_less_than_all(
+    auth_server: AuthServer, operator: Operator
+) -> None:
+    def described(*own: str) -> dict[str, object]:
+        machine = operator.machine(*own)
+        answer = auth_server.token(machine, grant_type="client_credentials", resource=RESOURCE, scope=own[0])
+        return auth_server.introspect(answer.json()["access_token"])
+
+    assert described("mcp:basic")["grantable_scope"] == "mcp:basic"
+    assert "grantable_scope" not in described("mcp:basic", "mcp:jobs")
+
+
 def test_its_subject_can_never_be_a_users(auth_server: AuthServer, operator: Operator) -> None:
     machine = operator.machine()
     tokens = auth_server.token(machine, grant_type="client_credentials", resource=RESOURCE).json()

@@ -59,6 +59,15 @@ async def test_the_policy_is_that_of_introspected_tokens(server: ResourceServer,
     assert (await server.call(issuer.sign(scope=None))).status_code == 403
 
 
+async def test_a_list_shows_what_a_signed_token_says_could_be_granted(
+    server: ResourceServer, issuer: SigningIssuer
+) -> None:
+    async with server.client(issuer.sign(scope="mcp:basic", grantable_scope="mcp:basic")) as client:
+        assert "long_running" not in {tool.name for tool in (await client.list_tools()).tools}
+    async with server.client(issuer.sign(scope="mcp:basic")) as client:
+        assert "long_running" in {tool.name for tool in (await client.list_tools()).tools}
+
+
 async def test_any_of_several_audiences_and_either_spelling_of_a_resource_will_do(
     server: ResourceServer, issuer: SigningIssuer
 ) -> None:

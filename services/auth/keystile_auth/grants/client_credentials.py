@@ -38,10 +38,12 @@ class ClientCredentialsGrant:
         target = self._resources.require(resource)
         if target.uri not in (client.resources or ()):
             raise OAuthError("invalid_target", "the client may not ask for this resource")
-        scopes = " ".join(_scopes(client, target, scope))
+        own = tuple(each for each in client.scopes or () if each in target.scopes)
+        scopes = " ".join(_scopes(own, target, scope))
+        grantable = " ".join(own) if len(own) < len(target.scopes) else None
         grant_id = opaque.new_grant_id()
         access = await self._access_tokens.prepare(
-            opaque.new_access_token(grant_id), Subject(client.id, None, client.id), target, scopes
+            opaque.new_access_token(grant_id), Subject(client.id, None, client.id, grantable), target, scopes
         )
         outcome = await self._store.issue(grant_id, client.id, access.stored, scopes)
         return TokenResponse(
@@ -55,8 +57,7 @@ class ClientCredentialsGrant:
         )
 
 
-def _scopes(client: Client, resource: Resource, requested: str | None) -> tuple[str, ...]:
-    own = tuple(scope for scope in client.scopes or () if scope in resource.scopes)
+def _scopes(own: tuple[str, ...], resource: Resource, requested: str | None) -> tuple[str, ...]:
     if not requested:
         return own
     scopes = resource.select_scopes(requested)

@@ -25,11 +25,21 @@ _JTI = re.compile(r"([A-Za-z0-9_-]{16})\.([A-Za-z0-9_-]{43})")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """For whom an access token speaks: a user through a client, or the client itself (`username` None)."""
+    """For whom an access token speaks: a user through a client, or the client itself (`username` None).
+
+    `grantable` is the most that it could be granted at the token's resource, where that is less than all: scopes,
+    space-delimited. A resource need not show what is beyond it.
+    """
 
     sub: str
     username: str | None
     client_id: str
+    grantable: str | None = None
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """What introspection and JWTs say of it; no registered name has that meaning."""
+        return {} if self.grantable is None else {"grantable_scope": self.grantable}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,7 @@ class PreparedAccessToken:
             "sub": self.subject.sub,
             "client_id": self.subject.client_id,
             "scope": outcome.scope,
+            **self.subject.limits,
         }
         header = {"alg": _ALGORITHMS[0], "typ": TYPE, "kid": self.key.kid}
         payload = json.dumps(claims, separators=(",", ":"))
@@ -117,6 +128,7 @@ class AccessTokens:
             "client_id": subject.client_id,
             **({"username": subject.username} if subject.username else {}),
             "token_type": "Bearer",
+            **subject.limits,
             "sub": subject.sub,
             "aud": resource.uri,
             "iss": self._issuer,
