@@ -186,6 +186,8 @@ mcp.validation
     with the issuer's keys. With `jwks` a revoked token is accepted until it expires.
 mcp.jwks.url
     Where the issuer's key set is; as its metadata say by default. May be a cluster-internal http address.
+mcp.jwks.ca_file
+    Certificate authorities to trust with an https `url`, PEM; the system's by default. Read anew when it is renewed.
 mcp.jwks.algorithms
     What access tokens may be signed with, of `ES256`, `ES384`, `PS256`, `RS256` and `Ed25519`. Keystile signs with
     `ES256`.
@@ -223,8 +225,8 @@ mcp.upstream.connect_timeout_seconds
 mcp.upstream.connections
     Open connections to it at most; a stream holds one.
 mcp.introspection.url
-    Where tokens are introspected; `/introspect` below the issuer by default. May be a cluster-internal http
-    address.
+    Where tokens are introspected; `/introspect` below the issuer by default. May be a cluster-internal address,
+    http or https.
 mcp.introspection.client_id
     The name of this resource in the authorization server's `resources`. **Required** where `validation` is
     `introspection`, with one of the three proofs below.
@@ -235,6 +237,8 @@ mcp.introspection.token_file
 mcp.introspection.private_key_file
     Instead of a secret: a file with the private key whose public part the resource's `jwks` or `jwks_uri` has. A client
     assertion is signed with it for each request. A JWK with its `kid`; or PEM, where that key set has one key only.
+mcp.introspection.ca_file
+    Certificate authorities to trust with an https `url`, PEM; the system's by default. Read anew when it is renewed.
 mcp.introspection.cache_seconds
     How long an answer is kept, so how long a revoked token may still be accepted; 0 asks every time.
 mcp.introspection.negative_cache_seconds
@@ -262,6 +266,13 @@ common.listen.host
     The address to listen on; `0.0.0.0` or `::` in a container.
 common.listen.port
     The port.
+common.listen.tls.certificate_file
+    The certificate to serve TLS with, PEM, those that lead to its authority behind it; plain HTTP without. Read anew
+    when it is renewed, without a restart.
+common.listen.tls.key_file
+    Its private key, PEM without a passphrase.
+common.listen.tls.minimum_version
+    The oldest version of TLS that is spoken: `1.2` or `1.3`.
 common.metrics.host
     The address that Prometheus scrapes.
 common.metrics.port
@@ -362,12 +373,21 @@ def _service(title: str, service: str, introduction: str, model: type[BaseModel]
             alone.append(_row(service, name, field, None, unused))
             continue
         defaults = field.get_default() if isinstance(field.get_default(), BaseModel) else None
-        rows = [
-            _row(service, f"{path}.{key}", inner, defaults and getattr(defaults, key), unused)
-            for key, inner in section.model_fields.items()
-        ]
+        rows = _rows(service, path, section, defaults, unused)
         sections.append(f"### `{path}`\n\n{_sentence(section)}\n\n{_table(rows)}")
     return "\n".join([f"## {title}\n\n{introduction}\n{_table(alone)}", *sections])
+
+
+def _rows(service: str, path: str, section: type[BaseModel], defaults: Any, unused: set[str]) -> list[Row]:
+    """The settings of a section, and of a section in it."""
+    rows = []
+    for key, field in section.model_fields.items():
+        inner, default = _section(key, field)[0], defaults and getattr(defaults, key)
+        if inner is None:
+            rows.append(_row(service, f"{path}.{key}", field, default, unused))
+        else:
+            rows.extend(_rows(service, f"{path}.{key}", inner, default, unused))
+    return rows
 
 
 def _section(name: str, field: FieldInfo) -> tuple[type[BaseModel] | None, str]:

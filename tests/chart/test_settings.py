@@ -28,9 +28,10 @@ MADE_FOR_MCP = {
     "app", "resource", "resource_name", "authorization_server", "scopes", "required_scopes", "policy", "listen",
     "metrics",
     "trusted_proxies", "audit", "traces", "log",
-    "jwks.url",
+    "jwks.url", "jwks.ca_file",
     "introspection.url", "introspection.client_id", "introspection.client_secret", "introspection.token_file",
     "introspection.private_key_file",
+    "introspection.ca_file",
 }  # fmt: skip
 
 

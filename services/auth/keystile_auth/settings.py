@@ -15,6 +15,7 @@ from keystile_common.settings import (
     PrivateNetwork,
     PublicUrl,
     Section,
+    ServiceListen,
     ServiceSettings,
     StoreSettings,
 )
@@ -203,7 +204,7 @@ class KubernetesSettings(Section):
     token_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
-class AuthListen(Listen):
+class AuthListen(ServiceListen):
     """Where the endpoints and pages are served."""
 
     # The defaults stand in classes: a host alone in the settings must not lose the port.

@@ -1,12 +1,14 @@
-"""The HTTP clients of both services: one aiohttp session each, no cookies, no proxy of the environment."""
+"""What the HTTP clients of both services share: one aiohttp session each, no cookies, no redirects, no proxies."""
 
-import ssl
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+from yarl import URL
+
+from keystile_common.certificates import TrustedAuthorities
 
 
 class HttpClient:
@@ -14,7 +16,7 @@ class HttpClient:
 
     Args:
         timeout_seconds: the most that one request may take, connecting included.
-        ca_file: certificate authorities to trust, PEM; the system's by default.
+        authorities: whom to trust; the system's by default.
         headers: sent with every request.
         connector: more arguments of `aiohttp.TCPConnector`.
     """
@@ -23,19 +25,26 @@ class HttpClient:
         self,
         *,
         timeout_seconds: float,
-        ca_file: Path | None = None,
+        authorities: TrustedAuthorities | None = None,
         headers: Mapping[str, str] | None = None,
         **connector: Any,
     ) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._ca_file = ca_file
+        self._authorities = authorities
         self._headers = headers
         self._connector_arguments = connector
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        """Open the session.
+
+        Raises:
+            CertificateError: the authorities cannot be read.
+        """
+        if self._authorities is not None:
+            self._authorities.context()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls(self._ca_file), **self._connector_arguments),
+            connector=aiohttp.TCPConnector(**self._connector_arguments),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
             headers=self._headers,
@@ -43,23 +52,24 @@ class HttpClient:
         )
         return self
 
-    def _tls(self, ca_file: Path | None) -> ssl.SSLContext | bool:
-        """Whom to trust; True stands for the system's authorities."""
-        return ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
-
     async def __aexit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._session is not None:
             await self._session.close()
 
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The session, while the client is open.
+    def request(
+        self, method: str, url: str | URL, **arguments: Any
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send a request; redirects are not followed.
 
-        Raises:
-            RuntimeError: it is not.
+        Args:
+            method: of HTTP.
+            url: absolute.
+            arguments: more of `aiohttp.ClientSession.request`.
         """
         if self._session is None:
             raise RuntimeError(f"{type(self).__name__} is used as an async context manager")
-        return self._session
+        # A connection is kept for the context it was made with: once the authorities are others, none is used again.
+        trust = True if self._authorities is None else self._authorities.context()
+        return self._session.request(method, url, ssl=trust, allow_redirects=False, **arguments)

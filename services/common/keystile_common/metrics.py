@@ -58,6 +58,16 @@ class JwksMetrics:
         )
 
 
+def _certificate_not_after(registry: CollectorRegistry) -> Gauge:
+    # With a label, so that there is no series where there is no certificate.
+    return Gauge(
+        "keystile_certificate_not_after_timestamp_seconds",
+        "When the certificate that is served expires, Unix time, by the setting that names it.",
+        ["setting"],
+        registry=registry,
+    )
+
+
 class AuthMetrics:
     """What the authorization server exports."""
 
@@ -66,6 +76,7 @@ class AuthMetrics:
         self.store = StoreMetrics(registry)
         self.audit = AuditMetrics(registry)
         self.jwks = JwksMetrics(registry)
+        self.certificate_not_after = _certificate_not_after(registry)
         self.token_requests = Counter(
             "keystile_token_requests_total",
             "Requests at the token endpoint. error is RFC 6749's code, empty on success.",
@@ -152,6 +163,7 @@ class McpMetrics:
         self.audit = AuditMetrics(registry)
         self.jwks = JwksMetrics(registry)
         self._store: StoreMetrics | None = None
+        self.certificate_not_after = _certificate_not_after(registry)
         self.introspection_cache_requests = Counter(
             "keystile_introspection_cache_requests_total",
             "Look-ups in the introspection cache by result: hit, negative_hit, miss, joined.",

@@ -9,7 +9,6 @@ names with their networks, may have an address in those networks too; no other h
 import asyncio
 import ipaddress
 import socket
-import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
 from yarl import URL
 
+from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 
 # Prefixes that carry an IPv4 address inside an IPv6 one (RFC 6052, RFC 8215): what they reach is that address.
@@ -107,10 +107,10 @@ class _CheckedResolver(AbstractResolver):
 class _Client(HttpClient):
     """The connections to hosts of one reach."""
 
-    def __init__(self, reach: _Reach, timeout_seconds: float, ca_file: Path | None) -> None:
+    def __init__(self, reach: _Reach, timeout_seconds: float, authorities: TrustedAuthorities | None) -> None:
         super().__init__(
             timeout_seconds=timeout_seconds,
-            ca_file=ca_file,
+            authorities=authorities,
             headers={"Accept": "application/json"},
             resolver=_CheckedResolver(reach),
             socket_factory=partial(_socket, reach),
@@ -119,13 +119,6 @@ class _Client(HttpClient):
             limit_per_host=2,
             force_close=True,  # each fetch is checked anew; a kept connection would outlive its check
         )
-
-    def _tls(self, ca_file: Path | None) -> ssl.SSLContext:
-        # Public hosts need the system's authorities, whatever a site has of its own.
-        context = ssl.create_default_context()
-        if ca_file:
-            context.load_verify_locations(ca_file)
-        return context
 
 
 class PublicFetcher:
@@ -148,10 +141,14 @@ class PublicFetcher:
             private_hosts: host names in lower case to the networks that they may have an address in.
         """
         self._reach = _Reach(allow_loopback)
-        self._others = _Client(self._reach, timeout_seconds, ca_file)
+        # Public hosts need the system's authorities, whatever a site has of its own.
+        authorities = TrustedAuthorities(ca_file, "metadata_documents.ca_file", beside_system=True) if ca_file else None
+        self._others = _Client(self._reach, timeout_seconds, authorities)
         # One client a host: what a connection may lead to is decided by the name that it was asked for.
         self._private = {
-            host: _Client(_Reach(allow_loopback, tuple(map(ipaddress.ip_network, networks))), timeout_seconds, ca_file)
+            host: _Client(
+                _Reach(allow_loopback, tuple(map(ipaddress.ip_network, networks))), timeout_seconds, authorities
+            )
             for host, networks in (private_hosts or {}).items()
         }
         self._open = AsyncExitStack()
@@ -187,8 +184,8 @@ class PublicFetcher:
         try:
             # By the host that aiohttp reads in the URL, which is what it connects to.
             target = URL(url)
-            session = self._private.get(target.host or "", self._others).session
-            async with session.get(target, allow_redirects=False) as response:
+            client = self._private.get(target.host or "", self._others)
+            async with client.request("GET", target) as response:
                 _require_ok(response, parts.hostname)
                 body = await _read(response, max_bytes + 1)
                 # A header that came several times is one list (RFC 9110 section 5.2).

@@ -1,5 +1,6 @@
 """Running an ASGI app under uvicorn, with its metrics on a port of their own."""
 
+import asyncio
 import contextlib
 import errno
 import signal
@@ -10,6 +11,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry, start_http_server
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keystile_common.certificates import ServerCertificate
 from keystile_common.settings import Listen
 
 
@@ -72,11 +74,27 @@ def serve_metrics(registry: CollectorRegistry, listen: Listen, setting: str) -> 
 
 
 class _Server(uvicorn.Server):
-    """Tells the application that it is about to stop, while its connections are still open."""
+    """Renews its certificate, and tells the application that it is about to stop while connections are still open."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], Awaitable[None]] | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_stop: Callable[[], Awaitable[None]] | None,
+        certificate: ServerCertificate | None,
+    ) -> None:
         super().__init__(config)
         self._on_stop = on_stop
+        self._certificate = certificate
+
+    async def main_loop(self) -> None:
+        if self._certificate is None:
+            await super().main_loop()
+            return
+        watching = asyncio.create_task(self._certificate.watch())
+        try:
+            await super().main_loop()
+        finally:
+            watching.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._on_stop is not None:
@@ -91,6 +109,7 @@ def run(
     trusted_proxies: list[str],
     drain_seconds: int,
     on_stop: Callable[[], Awaitable[None]] | None = None,
+    certificate: ServerCertificate | None = None,
 ) -> None:
     """Serve `app` until SIGTERM or SIGINT, then finish what is in flight for at most `drain_seconds`.
 
@@ -100,6 +119,7 @@ def run(
         trusted_proxies: addresses or networks whose X-Forwarded-For names the client; nobody's by default.
         drain_seconds: how long open requests may go on after the signal.
         on_stop: called after the signal, before waiting; ends what would never end by itself.
+        certificate: to serve TLS with, plain HTTP without.
 
     Raises:
         Exception: what stopped the application from starting.
@@ -115,10 +135,11 @@ def run(
         timeout_graceful_shutdown=drain_seconds,
         lifespan="on",
         ws="none",
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
     try:
         with _signalled_once():
-            _Server(config, on_stop).run(sockets=[listener])
+            _Server(config, on_stop, certificate).run(sockets=[listener])
     finally:
         if startup.problem is not None:
             raise startup.problem from None

@@ -11,11 +11,20 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -131,6 +140,26 @@ Address = Annotated[str, AfterValidator(_address)]
 """A host and a port; an IPv6 address in brackets."""
 
 
+class ListenTls(Section):
+    """The server's own certificate; without one it speaks plain HTTP."""
+
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    minimum_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(str)] = "1.2"
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("needs certificate_file and key_file, or neither")
+        return self
+
+
+class ServiceListen(Listen):
+    """Where a service's endpoints are."""
+
+    tls: ListenTls = ListenTls()
+
+
 class StoreSettings(Section):
     """The Valkey or Redis that holds every state Keystile has: one server, a master with sentinels, or a cluster."""
 
@@ -208,7 +237,7 @@ class LogSettings(Section):
 class ServiceSettings(Section):
     """What every service can be told; each gives its own ports and drain time."""
 
-    listen: Listen = Listen()
+    listen: ServiceListen = ServiceListen()
     metrics: Listen = Listen()
     trusted_proxies: list[Network] = []
     drain_seconds: int = Field(default=10, ge=0)

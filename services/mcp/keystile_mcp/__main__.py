@@ -8,7 +8,7 @@ import sys
 from prometheus_client import CollectorRegistry
 from sse_starlette.sse import AppStatus
 
-from keystile_common import audit, logs, server, settings, traces
+from keystile_common import audit, certificates, logs, server, settings, traces
 from keystile_common.metrics import McpMetrics
 from keystile_common.server import ListenError
 from keystile_common.settings import SettingsError
@@ -74,6 +74,7 @@ def serve(chosen: McpSettings) -> None:
     AppStatus.enable_automatic_graceful_drain = False
     registry = CollectorRegistry()
     metrics = McpMetrics(registry, __version__)
+    certificate = certificates.load(chosen.listen.tls, metrics.certificate_not_after)
     with (
         server.bind(chosen.listen, "KEYSTILE_LISTEN__PORT") as listener,
         server.serve_metrics(registry, chosen.metrics, "KEYSTILE_METRICS__PORT"),
@@ -89,6 +90,7 @@ def serve(chosen: McpSettings) -> None:
                 trusted_proxies=chosen.trusted_proxies,
                 drain_seconds=chosen.drain_seconds,
                 on_stop=streams.end_listening,
+                certificate=certificate,
             )
         finally:
             tracing.close()

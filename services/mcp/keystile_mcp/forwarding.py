@@ -100,12 +100,11 @@ class Forwarder(HttpClient):
         self, url: str, headers: Mapping[str, str], scope: Scope, body: bytes
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            async with self.session.request(
+            async with self.request(
                 scope["method"],
                 url,
                 data=body or None,
                 headers=traces.inject({**_headers(scope), **headers}),
-                allow_redirects=False,
                 auto_decompress=False,
                 timeout=self._patience,
             ) as response:

@@ -7,6 +7,7 @@ import structlog
 from opentelemetry.trace import SpanKind, Tracer
 
 from keystile_common import traces
+from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 from keystile_mcp.credentials import credentials
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError, read_answer
@@ -23,8 +24,10 @@ class IntrospectionClient(HttpClient):
 
     def __init__(self, settings: McpSettings, tracer: Tracer) -> None:
         self._credentials = credentials(settings.introspection, settings.authorization_server)
+        ca_file = settings.introspection.ca_file
         super().__init__(
             timeout_seconds=settings.introspection.timeout_seconds,
+            authorities=TrustedAuthorities(ca_file, "introspection.ca_file") if ca_file else None,
             headers={"Accept": "application/json", **self._credentials.headers()},
             limit=settings.introspection.connections,
         )
@@ -57,11 +60,11 @@ class IntrospectionClient(HttpClient):
 
     async def _ask(self, token: str) -> bytes:
         try:
-            async with self.session.post(
+            async with self.request(
+                "POST",
                 self._url,
                 data={"token": token, "token_type_hint": "access_token", **self._credentials.form()},
                 headers=traces.inject({}),
-                allow_redirects=False,
             ) as response:
                 if response.status == HTTPStatus.UNAUTHORIZED:
                     raise IntrospectionError("it refuses introspection.client_id, or what proves it")
@@ -72,6 +75,11 @@ class IntrospectionClient(HttpClient):
             raise IntrospectionError(str(problem)) from None
         except TimeoutError:
             raise IntrospectionError(f"no answer within {self._timeout_seconds:g} s") from None
+        except aiohttp.ClientConnectorCertificateError as problem:
+            reason = getattr(problem.certificate_error, "verify_message", "")
+            raise IntrospectionError(f"its certificate is not accepted ({reason})") from None
+        except aiohttp.ClientConnectorSSLError:
+            raise IntrospectionError("it does not speak TLS as it should") from None
         except (aiohttp.ClientError, OSError) as problem:
             raise IntrospectionError(f"it cannot be reached ({type(problem).__name__})") from None
 

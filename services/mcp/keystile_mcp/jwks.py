@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import structlog
 
+from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 from keystile_common.jws import Key, public_keys
 from keystile_common.metrics import JwksMetrics
@@ -51,7 +52,13 @@ class IssuerKeys(HttpClient):
     def __init__(
         self, settings: McpSettings, metrics: JwksMetrics, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        super().__init__(timeout_seconds=settings.jwks.timeout_seconds, headers={"Accept": "application/json"}, limit=2)
+        ca_file = settings.jwks.ca_file
+        super().__init__(
+            timeout_seconds=settings.jwks.timeout_seconds,
+            authorities=TrustedAuthorities(ca_file, "jwks.ca_file") if ca_file else None,
+            headers={"Accept": "application/json"},
+            limit=2,
+        )
         self._issuer = settings.authorization_server
         self._settings = settings.jwks
         self._refreshes = metrics.refreshes
@@ -182,7 +189,7 @@ class IssuerKeys(HttpClient):
         raise KeysUnavailableError(problem)
 
     async def _get(self, url: str, *, missing_ok: bool = False) -> Any:
-        async with self.session.get(url, allow_redirects=False) as response:
+        async with self.request("GET", url) as response:
             if missing_ok and response.status == HTTPStatus.NOT_FOUND:
                 return None
             if response.status != HTTPStatus.OK:

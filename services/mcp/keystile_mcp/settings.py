@@ -10,6 +10,7 @@ from keystile_common.settings import (
     Listen,
     PublicUrl,
     Section,
+    ServiceListen,
     ServiceSettings,
     StoreSettings,
     is_loopback_host,
@@ -90,7 +91,7 @@ IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
 KeySetUrl = Annotated[str, AfterValidator(_key_set_url)]
 
 
-class McpListen(Listen):
+class McpListen(ServiceListen):
     """Where MCP clients connect."""
 
     port: int = Field(default=3232, ge=0, le=65535)
@@ -110,6 +111,7 @@ class IntrospectionSettings(Section):
     client_secret: SecretStr | None = Field(default=None, min_length=1)
     token_file: Path | None = None
     private_key_file: Path | None = None
+    ca_file: Path | None = None
     # A revoked token may be accepted for as long as an answer is kept.
     cache_seconds: float = Field(default=30, ge=0, le=60)
     negative_cache_seconds: float = Field(default=5, ge=0, le=60)
@@ -127,15 +129,28 @@ class IntrospectionSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _authorities_are_for_https(self) -> Self:
+        if self.ca_file is not None and self.url is not None and self.url.startswith("http:"):
+            raise ValueError("ca_file is for an https url")
+        return self
+
 
 class JwksSettings(Section):
     """How access tokens that are JWTs are checked with the issuer's keys, where `validation` is `jwks`."""
 
     url: KeySetUrl | None = None
+    ca_file: Path | None = None
     algorithms: list[Literal["ES256", "ES384", "PS256", "RS256", "Ed25519"]] = Field(default=["ES256"], min_length=1)
     refresh_seconds: float = Field(default=300, ge=10, le=3600)
     # The caller is told within two seconds that the keys cannot be had.
     timeout_seconds: float = Field(default=1.5, gt=0, le=1.8)
+
+    @model_validator(mode="after")
+    def _authorities_are_for_https(self) -> Self:
+        if self.ca_file is not None and self.url is not None and self.url.startswith("http:"):
+            raise ValueError("ca_file is for an https url")
+        return self
 
 
 class UpstreamSettings(Section):

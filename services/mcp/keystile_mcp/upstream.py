@@ -12,6 +12,7 @@ import structlog
 from mcp_types import INTERNAL_ERROR
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from keystile_common.certificates import TrustedAuthorities
 from keystile_common.health import RETRY_AFTER_SECONDS
 from keystile_common.metrics import McpMetrics
 from keystile_common.settings import SettingsError
@@ -51,7 +52,7 @@ class Upstream:
         self._forwarder = Forwarder(
             NAME,
             connect_seconds=upstream.connect_timeout_seconds,
-            ca_file=upstream.ca_file,
+            authorities=TrustedAuthorities(upstream.ca_file, "upstream.ca_file") if upstream.ca_file else None,
             limit=upstream.connections,
         )
         self._credentials = credentials(upstream)

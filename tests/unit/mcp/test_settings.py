@@ -109,6 +109,20 @@ def test_an_introspection_address_is_absolute_and_holds_no_credentials(value: st
     assert refusal(INTROSPECTION__URL=value).startswith("introspection.url")
 
 
+def test_authorities_for_an_address_without_tls_are_refused() -> None:
+    said = refusal(INTROSPECTION__URL="http://auth:3001/introspect", INTROSPECTION__CA_FILE="/ca.crt")
+    assert said == "introspection (the variable KEYSTILE_INTROSPECTION__CA_FILE): ca_file is for an https url"
+
+
+def test_a_certificate_is_set_by_variables_too_and_half_of_a_pair_is_refused() -> None:
+    chosen = settings(LISTEN__TLS__CERTIFICATE_FILE="/tls.crt", LISTEN__TLS__KEY_FILE="/tls.key")
+    assert str(chosen.listen.tls.key_file) == "/tls.key"
+    assert "listen.tls (the variable KEYSTILE_LISTEN__TLS__KEY_FILE): needs certificate_file" in refusal(
+        LISTEN__TLS__KEY_FILE="/tls.key"
+    )
+    assert "did you mean key_file?" in refusal(LISTEN__TLS__KEYFILE="/tls.key")
+
+
 def test_an_answer_is_never_kept_for_longer_than_a_minute() -> None:
     assert "introspection.cache_seconds" in refusal(INTROSPECTION__CACHE_SECONDS="61")
 

@@ -3,7 +3,7 @@
 from keystile_auth import __version__
 from keystile_auth.app import create_app, create_metrics
 from keystile_auth.cli.session import load_settings
-from keystile_common import audit, logs, server, traces
+from keystile_common import audit, certificates, logs, server, traces
 from keystile_common.store import connect
 
 
@@ -14,10 +14,17 @@ def serve() -> None:
     metrics = create_metrics()
     tracing = traces.configure(settings.traces, "keystile-auth", __version__)
     log = audit.configure(settings.audit, metrics.audit)
+    certificate = certificates.load(settings.listen.tls, metrics.certificate_not_after)
     listener = server.bind(settings.listen, "KEYSTILE_LISTEN__PORT")
     store = connect(settings.store, metrics.store, tracing.tracer)
     app = create_app(settings, store, metrics, tracing.tracer, log)
     with server.serve_metrics(metrics.registry, settings.metrics, "KEYSTILE_METRICS__PORT"):
-        server.run(app, listener, trusted_proxies=settings.trusted_proxies, drain_seconds=settings.drain_seconds)
+        server.run(
+            app,
+            listener,
+            trusted_proxies=settings.trusted_proxies,
+            drain_seconds=settings.drain_seconds,
+            certificate=certificate,
+        )
     log.close()
     tracing.close()

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from keystile_auth.clients.claims import read, refused
+from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 from keystile_common.jws import (
     LEEWAY_SECONDS,
@@ -61,7 +62,10 @@ class ServiceAccountTokens(HttpClient):
         clock: Callable[[], float],
         metrics: JwksMetrics,
     ) -> None:
-        super().__init__(timeout_seconds=1.0, ca_file=ca_file if url.startswith("https:") else None)
+        super().__init__(
+            timeout_seconds=1.0,
+            authorities=TrustedAuthorities(ca_file, "kubernetes.ca_file") if url.startswith("https:") else None,
+        )
         self._url = url.rstrip("/")
         self._token_file = token_file
         self._audience = audience
@@ -149,6 +153,6 @@ class ServiceAccountTokens(HttpClient):
     async def _get(self, path: str) -> Any:
         token = await asyncio.to_thread(self._token_file.read_text)
         headers = {"Authorization": f"Bearer {token.strip()}"}
-        async with self.session.get(self._url + path, headers=headers, allow_redirects=False) as response:
+        async with self.request("GET", self._url + path, headers=headers) as response:
             response.raise_for_status()
             return await response.json(content_type=None)
