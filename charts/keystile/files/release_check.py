@@ -3,11 +3,13 @@
 Standard library only. The environment says where things are:
     ISSUER, AUTH            the issuer, and the address of the authorization server inside the cluster
     SERVERS                 JSON: [{name, resource, address, scope, tool}]
+    CA_FILE                 the certificate authority of addresses that are https
     CLIENT_ID, CLIENT_ASSERTION_FILE   who gets a token, and its proof (RFC 7523); without them the test ends earlier
 """
 
 import json
 import os
+import ssl
 import sys
 import time
 import urllib.error
@@ -22,6 +24,7 @@ PATIENCE_SECONDS = 60
 ISSUER, AUTH = os.environ["ISSUER"], os.environ["AUTH"]
 PREFIX = urllib.parse.urlsplit(ISSUER).path
 CLIENT_ID = os.environ.get("CLIENT_ID")
+TRUST = ssl.create_default_context(cafile=os.environ.get("CA_FILE"))
 
 
 def ask(url, public, data=None, headers=None):
@@ -29,7 +32,7 @@ def ask(url, public, data=None, headers=None):
     host = {"Host": urllib.parse.urlsplit(public).netloc}
     request = urllib.request.Request(url, data=data, headers=host | (headers or {}))
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=TRUST) as answer:
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as answer:
         return answer.code, answer.headers, answer.read()

@@ -103,6 +103,32 @@ network.gateway.parentRefs: name the Gateway, such as --set network.gateway.pare
 {{- end }}
 {{- end }}
 
+{{/* TLS inside the cluster. Argument: dict root, servers (resolved). */}}
+{{- define "keystile.check.tls" -}}
+{{- $tls := .root.Values.network.tls -}}
+{{- $served := or (include "keystile.tls.any" .root) $tls.valkeySecret -}}
+{{- $known := or $tls.ca.secret $tls.ca.configMap -}}
+{{- if and $tls.ca.secret $tls.ca.configMap }}
+network.tls.ca: name a secret or a configMap, not both
+{{- else if and $served (not $known) }}
+network.tls.ca: name the secret or configMap with the authority of these certificates, such as --set network.tls.ca.secret=keystile-ca
+{{- else if and $known (not $served) }}
+network.tls.ca: is for authSecret, serverSecrets and valkeySecret, which are empty; auth.store.ca is for a store elsewhere
+{{- end }}
+{{- if and $tls.valkeySecret (not (include "keystile.store" .root | fromYaml).own) }}
+network.tls.valkeySecret: is for the release's own Valkey; auth.store names another store
+{{- end }}
+{{- if and $served .root.Values.network.gateway.enabled (ne $tls.ca.key "ca.crt") }}
+network.tls.ca.key: must be ca.crt, which is where a BackendTLSPolicy has it
+{{- end }}
+{{- $servers := .servers -}}
+{{- range $name, $_ := $tls.serverSecrets }}
+{{- if not (and (hasKey $servers $name) (get (get $servers $name | default dict) "deploy")) }}
+network.tls.serverSecrets.{{ $name }}: is not a server of this release; they are {{ keys $servers | sortAlpha | join ", " }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Where audit events and traces go. Argument: the chart's context. */}}
 {{- define "keystile.check.observability" -}}
 {{- $url := "^https?://[^/@?#\\s]+(/[^?#\\s]*)?$" -}}

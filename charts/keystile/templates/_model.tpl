@@ -3,9 +3,9 @@ The release, worked out once: every URL taken apart, every MCP server with its d
 so nothing is rendered from values that cannot be right; all problems are said at once.
 
   issuer:  {url, host, path}
-  auth:    {name, paths: [{path, type}], introspection, jwks (both as pods reach them), identities (whether anyone proves itself by a service account),
-           testClient (whether helm test gets a token)}
-  store:   {own, tls, settings, ports}
+  auth:    {name, paths: [{path, type}], address, introspection, jwks (all three as pods reach them), identities (whether
+           anyone proves itself by a service account), testClient (whether helm test gets a token)}
+  store:   {own, tls, ca, settings, ports}
   servers: {name: the entry of `servers` over `mcp`, with uri, uriHost, uriPath, isReference, fullname, identity,
            metadataPaths}
 */}}
@@ -16,8 +16,9 @@ so nothing is rendered from values that cannot be right; all problems are said a
 {{- $auth := dict
       "name" (printf "%s-auth" .Release.Name)
       "paths" (include "keystile.auth.paths" (dict "prefix" $issuer.path "introspection" .Values.network.publicIntrospection) | fromYamlArray)
-      "jwks" (printf "http://%s-auth:3001%s/jwks" .Release.Name $issuer.path)
-      "introspection" (printf "http://%s-auth:3001%s/introspect" .Release.Name $issuer.path) -}}
+      "address" (include "keystile.address" (dict "root" . "component" "auth" "name" (printf "%s-auth" .Release.Name) "port" 3001)) -}}
+{{- $_ := set $auth "introspection" (printf "%s%s/introspect" $auth.address $issuer.path) -}}
+{{- $_ := set $auth "jwks" (printf "%s%s/jwks" $auth.address $issuer.path) -}}
 {{- $model := dict "issuer" $issuer "auth" $auth "store" (include "keystile.store" . | fromYaml) -}}
 
 {{- $problems := list
@@ -53,6 +54,7 @@ so nothing is rendered from values that cannot be right; all problems are said a
 {{- $_ := set $servers $name $server -}}
 {{- end -}}
 
+{{- $problems = append $problems (include "keystile.check.tls" (dict "root" . "servers" $servers)) -}}
 {{- range $name, $client := .Values.auth.clients -}}
 {{- $problems = append $problems (include "keystile.check.client" (dict "name" $name "client" $client "servers" $servers)) -}}
 {{- if $client.service_account -}}{{- $_ := set $auth "identities" true -}}{{- end -}}
@@ -148,17 +150,23 @@ port that auth connects to. Argument: the chart's context.
 {{- $store := .Values.auth.store -}}
 {{- $settings := dict -}}
 {{- $nodes := concat $store.sentinels $store.cluster -}}
+{{- $own := not (or $store.url $nodes) -}}
+{{- $ownTls := and $own .Values.network.tls.valkeySecret -}}
+{{- $ca := dict -}}
+{{- if $ownTls }}{{- $ca = .Values.network.tls.ca -}}{{- else if not $own }}{{- $ca = $store.ca -}}{{- end -}}
 {{- if $store.sentinels -}}
 {{- $settings = dict "sentinels" $store.sentinels "sentinel_master" $store.sentinel_master -}}
 {{- with $store.sentinel_username }}{{- $_ := set $settings "sentinel_username" . -}}{{- end -}}
 {{- else if $store.cluster -}}
 {{- $_ := set $settings "cluster" $store.cluster -}}
 {{- else -}}
-{{- $_ := set $settings "url" ($store.url | default (printf "redis://%s-valkey:6379/0" .Release.Name)) -}}
+{{- $valkey := printf "redis://%s-valkey:6379/0" .Release.Name -}}
+{{- if $ownTls }}{{- $valkey = printf "rediss://%s-valkey.%s.svc:6379/0" .Release.Name .Release.Namespace -}}{{- end -}}
+{{- $_ := set $settings "url" ($store.url | default $valkey) -}}
 {{- end -}}
 {{- if and $nodes $store.tls }}{{- $_ := set $settings "tls" true -}}{{- end -}}
 {{- with $store.username }}{{- $_ := set $settings "username" . -}}{{- end -}}
-{{- if or $store.ca.secret $store.ca.configMap -}}
+{{- if or $ca.secret $ca.configMap -}}
 {{- $_ := set $settings "ca_file" "/etc/keystile/store-ca/ca.crt" -}}
 {{- end -}}
 {{- if $store.clientCertificate.secret -}}
@@ -173,8 +181,11 @@ port that auth connects to. Argument: the chart's context.
 {{- $authority := regexReplaceAll "^rediss?://([^/]*).*$" $settings.url "${1}" -}}
 {{- $ports = list (regexFind ":[0-9]+$" $authority | trimPrefix ":" | default "6379") -}}
 {{- end -}}
-own: {{ not (or $store.url $nodes) }}
+own: {{ $own }}
 tls: {{ if $nodes }}{{ $store.tls }}{{ else }}{{ hasPrefix "rediss://" $store.url }}{{ end }}
+{{- if or $ca.secret $ca.configMap }}
+ca: {{ toJson $ca }}
+{{- end }}
 settings: {{ $settings | toJson }}
 ports: [{{ $ports | uniq | join ", " }}]
 {{- end }}

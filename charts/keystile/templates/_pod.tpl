@@ -64,20 +64,22 @@ imagePullSecrets:
 
 {{/*
 Probes of both services. The process lives while it answers at all; requests come while what it depends on answers too.
+The kubelet takes any certificate. Argument: as "keystile.scheme".
 */}}
 {{- define "keystile.probes" -}}
+{{- $scheme := eq (include "keystile.scheme" .) "https" | ternary ", scheme: HTTPS" "" -}}
 startupProbe:
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: /healthz, port: http{{ $scheme }}}
   periodSeconds: 1
   timeoutSeconds: 2
   failureThreshold: 60
 livenessProbe:
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: /healthz, port: http{{ $scheme }}}
   periodSeconds: 10
   timeoutSeconds: 3
   failureThreshold: 3
 readinessProbe:
-  httpGet: {path: /readyz, port: http}
+  httpGet: {path: /readyz, port: http{{ $scheme }}}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 2

@@ -8,12 +8,10 @@
 - name: secrets
   mountPath: /var/run/secrets/keystile
   readOnly: true
-{{- with .Values.auth.store.ca }}
-{{- if or .secret .configMap }}
+{{- if (include "keystile.store" . | fromYaml).ca }}
 - name: store-ca
   mountPath: /etc/keystile/store-ca
   readOnly: true
-{{- end }}
 {{- end }}
 {{- if .Values.auth.store.clientCertificate.secret }}
 - name: store-certificate
@@ -54,20 +52,8 @@
       {{- range $file, $key := $secretKeys }}
       - {key: {{ $key }}, path: {{ $file }}}
       {{- end }}
-{{- with $auth.store.ca }}
-{{- if .secret }}
-- name: store-ca
-  secret:
-    secretName: {{ .secret }}
-    items:
-      - {key: {{ .key }}, path: ca.crt}
-{{- else if .configMap }}
-- name: store-ca
-  configMap:
-    name: {{ .configMap }}
-    items:
-      - {key: {{ .key }}, path: ca.crt}
-{{- end }}
+{{- with .model.store.ca }}
+{{ include "keystile.ca.volume" (dict "name" "store-ca" "ca" .) }}
 {{- end }}
 {{- with $auth.store.clientCertificate.secret }}
 - name: store-certificate

@@ -39,7 +39,7 @@ clients:
 {{- end }}
 resources:
   {{- toYaml $resources | nindent 2 }}
-listen: {host: 0.0.0.0, port: 3001}
+{{ include "keystile.listen" (dict "root" $root "component" "auth" "port" 3001) }}
 metrics: {host: 0.0.0.0, port: 9464}
 trusted_proxies: {{ toJson $root.Values.network.trusted_proxies }}
 {{- if $model.auth.identities }}

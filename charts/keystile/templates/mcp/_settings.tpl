@@ -6,9 +6,14 @@
 {{- if $server.identity -}}
 {{- $_ := set $introspection "token_file" "/var/run/secrets/keystile/token" -}}
 {{- end -}}
+{{- if .root.Values.network.tls.authSecret -}}
+{{- $_ := set $introspection "ca_file" "/etc/keystile/ca/ca.crt" -}}
+{{- end -}}
 {{- $_ := set $settings "introspection" (merge $introspection ($settings.introspection | default dict)) -}}
 {{- if eq ($settings.validation | default "") "jwks" -}}
-{{- $_ := set $settings "jwks" (merge (dict "url" .model.auth.jwks) ($settings.jwks | default dict)) -}}
+{{- $jwks := dict "url" .model.auth.jwks -}}
+{{- if .root.Values.network.tls.authSecret }}{{- $_ := set $jwks "ca_file" "/etc/keystile/ca/ca.crt" -}}{{- end -}}
+{{- $_ := set $settings "jwks" (merge $jwks ($settings.jwks | default dict)) -}}
 {{- end -}}
 {{- if not $settings.sessions -}}
 {{- /* A session lives in one pod, and nothing sends its requests there: with several pods there can be none. */ -}}
@@ -25,7 +30,7 @@ policy: {{ toJson $server.policy }}
 {{- with $server.app }}
 app: {{ . | quote }}
 {{- end }}
-listen: {host: 0.0.0.0, port: 3232}
+{{ include "keystile.listen" (dict "root" .root "component" "mcp" "server" .name "port" 3232) }}
 metrics: {host: 0.0.0.0, port: 9465}
 trusted_proxies: {{ toJson .root.Values.network.trusted_proxies }}
 {{ include "keystile.observabilitySettings" .root }}
