@@ -49,7 +49,7 @@ def test_the_command_for_the_secret_makes_every_key_that_the_pods_read(name: str
     text = (EXAMPLES / name).read_text()
     made = set(re.findall(r"--from-literal=([\w-]+)=", text))
     if not made:
-        made = {"master-key", "valkey-password"}  # as the chart's README has it
+        made = {"master-key", "valkey-password", "mcp-valkey-password"}  # as the chart's README has it
     assert _keys_of_the_secret(_release(name)) == made
 
 

@@ -81,7 +81,8 @@ def _token_file(folder: Path, cluster: Cluster, issuer: str, account: str) -> st
 @pytest.fixture(scope="module")
 def running(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("release")
-    auth, alpha, beta = _free_ports(3)
+    auth, alpha, beta, *others = _free_ports(5)
+    handover = dict(zip(("alpha", "beta"), others, strict=True))
     issuer = f"http://127.0.0.1:{auth}/tenant"
     places = {"alpha": f"http://127.0.0.1:{alpha}/alpha/mcp", "beta": f"http://127.0.0.1:{beta}/mcp"}
     values: dict[str, Any] = {"servers": {name: {"resource": uri} for name, uri in places.items()}}
@@ -97,6 +98,9 @@ def running(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for name, port in (("alpha", alpha), ("beta", beta)):
             proof = _token_file(folder, cluster, issuer, name)
             variables = {"INTROSPECTION__URL": f"{issuer}/introspect", "INTROSPECTION__TOKEN_FILE": proof}
+            # Where the chart's own Valkey and the pod's address would be.
+            variables |= {"STORE__URL": store_url, "STORE__USERNAME": "", "HANDOVER__HOST": "127.0.0.1"}
+            variables |= {"HANDOVER__PORT": str(handover[name]), "HANDOVER__ADDRESS": f"127.0.0.1:{handover[name]}"}
             services.append((f"keystile-{name}", ["keystile_mcp"], port, variables))
         for name, module, port, variables in services:
             stack.enter_context(_process(module, folder, release, name, LISTEN__PORT=str(port), **variables))

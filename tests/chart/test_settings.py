@@ -31,7 +31,10 @@ MADE_FOR_MCP = {
     "jwks.url", "jwks.ca_file",
     "introspection.url", "introspection.client_id", "introspection.client_secret", "introspection.token_file",
     "introspection.private_key_file",
-    "introspection.ca_file",
+    "introspection.ca_file", "upstream", "handover",
+    "store.url", "store.sentinels", "store.sentinel_master", "store.sentinel_username", "store.sentinel_password",
+    "store.cluster", "store.tls", "store.username", "store.password", "store.ca_file", "store.certificate_file",
+    "store.key_file",
 }  # fmt: skip
 
 

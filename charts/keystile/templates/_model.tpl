@@ -7,7 +7,8 @@ so nothing is rendered from values that cannot be right; all problems are said a
            anyone proves itself by a service account), testClient (whether helm test gets a token)}
   store:   {own, tls, ca, settings, ports}
   servers: {name: the entry of `servers` over `mcp`, with uri, uriHost, uriPath, isReference, fullname, identity,
-           metadataPaths}
+           metadataPaths, sessions}
+  sessionStore: {own, url, username, ca, port}, or {} where there is none
 */}}
 {{- define "keystile.model" -}}
 {{- $root := . -}}
@@ -19,7 +20,7 @@ so nothing is rendered from values that cannot be right; all problems are said a
       "address" (include "keystile.address" (dict "root" . "component" "auth" "name" (printf "%s-auth" .Release.Name) "port" 3001)) -}}
 {{- $_ := set $auth "introspection" (printf "%s%s/introspect" $auth.address $issuer.path) -}}
 {{- $_ := set $auth "jwks" (printf "%s%s/jwks" $auth.address $issuer.path) -}}
-{{- $model := dict "issuer" $issuer "auth" $auth "store" (include "keystile.store" . | fromYaml) -}}
+{{- $model := dict "issuer" $issuer "auth" $auth "store" (include "keystile.store" . | fromYaml) "sessionStore" (include "keystile.sessionStore" . | fromYaml | default dict) -}}
 
 {{- $problems := list
       (include "keystile.check.issuer" .)
@@ -112,6 +113,14 @@ One MCP server: its entry over the defaults in `mcp`.
 {{- $_ := set $server "uriHost" $url.hostname -}}
 {{- $_ := set $server "uriPath" $url.path -}}
 {{- $_ := set $server "fullname" (printf "%s-%s" .root.Release.Name .name) -}}
+{{/* Sessions of the older revisions: with several pods they need a store that the pods find them by. */}}
+{{- $sessions := ($server.settings | default dict).sessions -}}
+{{- if not $sessions -}}
+{{- $one := and (eq (int $server.replicas) 1) (not $server.autoscaling.enabled) -}}
+{{- $store := include "keystile.sessionStore" .root | fromYaml -}}
+{{- $sessions = $one | ternary "process" ($store.url | empty | ternary "none" "shared") -}}
+{{- end -}}
+{{- $_ := set $server "sessions" $sessions -}}
 {{/* How it proves itself at /introspect: by its pod's service account, unless it has a secret or keys. */}}
 {{- if not (or $entry.secretKey $entry.jwks $entry.jwks_uri) -}}
 {{- $_ := set $server "identity" (printf "%s/%s-%s" .root.Release.Namespace .root.Release.Name .name) -}}
@@ -188,6 +197,37 @@ ca: {{ toJson $ca }}
 {{- end }}
 settings: {{ $settings | toJson }}
 ports: [{{ $ports | uniq | join ", " }}]
+{{- end }}
+
+{{/*
+Where the MCP servers' pods find each other's sessions: the release's own Valkey, as a user who sees nothing else there,
+or another store. Argument: the chart's context.
+*/}}
+{{- define "keystile.sessionStore" -}}
+{{- $store := .Values.mcp.sessionStore -}}
+{{- $auth := include "keystile.store" . | fromYaml -}}
+{{- if $store.url -}}
+own: false
+url: {{ $store.url }}
+username: {{ $store.username | quote }}
+{{- if or $store.ca.secret $store.ca.configMap }}
+ca: {{ toJson $store.ca }}
+{{- end }}
+port: {{ regexReplaceAll "^rediss?://([^/]*).*$" $store.url "${1}" | regexFind ":[0-9]+$" | trimPrefix ":" | default "6379" }}
+{{- else if and $auth.own $store.passwordKey -}}
+own: true
+url: {{ $auth.settings.url }}
+username: mcp
+{{- with $auth.ca }}
+ca: {{ toJson . }}
+{{- end }}
+port: 6379
+{{- end }}
+{{- end }}
+
+{{/* Something if a server of this release has sessions that its pods share. Argument: the model. */}}
+{{- define "keystile.sharesSessions" -}}
+{{- range .servers -}}{{- if and .deploy (eq .sessions "shared") -}}yes{{- end -}}{{- end -}}
 {{- end }}
 
 {{/*

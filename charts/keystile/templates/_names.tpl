@@ -42,6 +42,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- with .Values.auth.store.sentinelPasswordKey -}}
 {{- $keys = append $keys . -}}
 {{- end -}}
+{{- with include "keystile.sessionStore" . | fromYaml -}}
+{{- with $.Values.mcp.sessionStore.passwordKey -}}
+{{- $keys = append $keys . -}}
+{{- end -}}
+{{- end -}}
 {{- range concat (values .Values.servers) (values .Values.auth.clients) -}}
 {{- with . }}{{- with .secretKey -}}
 {{- $keys = append $keys . -}}

@@ -196,14 +196,7 @@ What an MCP server proves itself with at /introspect: a token of its own service
 by the kubelet, or a secret that both sides are given. Argument: dict root, server, issuer.
 */}}
 {{- define "keystile.credentials" -}}
-{{- if .server.secretKey -}}
-- name: credentials
-  secret:
-    secretName: {{ .root.Values.existingSecret }}
-    defaultMode: 0440
-    items:
-      - {key: {{ .server.secretKey }}, path: introspection__client_secret}
-{{- else -}}
+{{- if .server.identity -}}
 - name: credentials
   projected:
     defaultMode: 0440

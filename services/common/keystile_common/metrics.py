@@ -196,6 +196,8 @@ class McpMetrics:
             ["result"],
             registry=registry,
         )
+        for result in ("answered", "gone", "failed"):  # there from the beginning, so that a first one shows as a rise
+            self.session_handovers.labels(result)
         self.upstream_failures = Counter(
             "keystile_upstream_failures_total",
             "Requests that the MCP server behind this one did not answer, by kind: connection, timeout, refused, "
@@ -203,6 +205,8 @@ class McpMetrics:
             ["kind"],
             registry=registry,
         )
+        for kind in ("connection", "timeout", "refused", "protocol", "broken_off", "credentials"):
+            self.upstream_failures.labels(kind)
         self.sessions = Gauge("keystile_mcp_sessions", "Open MCP sessions in this process.", registry=registry)
         _process(registry, "mcp", version)
 

@@ -15,10 +15,21 @@
 {{- if .root.Values.network.tls.authSecret }}{{- $_ := set $jwks "ca_file" "/etc/keystile/ca/ca.crt" -}}{{- end -}}
 {{- $_ := set $settings "jwks" (merge $jwks ($settings.jwks | default dict)) -}}
 {{- end -}}
-{{- if not $settings.sessions -}}
-{{- /* A session lives in one pod, and nothing sends its requests there: with several pods there can be none. */ -}}
-{{- $one := and (eq (int $server.replicas) 1) (not $server.autoscaling.enabled) -}}
-{{- $_ := set $settings "sessions" (ternary "process" "none" $one) -}}
+{{- $_ := set $settings "sessions" $server.sessions -}}
+{{- if eq $server.sessions "shared" -}}
+{{- $store := dict "url" .model.sessionStore.url -}}
+{{- with .model.sessionStore.username }}{{- $_ := set $store "username" . -}}{{- end -}}
+{{- if .model.sessionStore.ca }}{{- $_ := set $store "ca_file" "/etc/keystile/store-ca/ca.crt" -}}{{- end -}}
+{{- $_ := set $settings "store" (merge $store ($settings.store | default dict)) -}}
+{{- /* Its address is the pod's, which the environment says. */ -}}
+{{- $_ := set $settings "handover" (dict "host" "0.0.0.0") -}}
+{{- end -}}
+{{- with $server.upstream -}}
+{{- $upstream := omit . "bearerKey" "tokenAudience" "identityKey" "ca" -}}
+{{- if .tokenAudience }}{{- $_ := set $upstream "token_file" "/var/run/secrets/upstream/token" -}}{{- end -}}
+{{- if .identityKey }}{{- $_ := set $upstream "identity_key_file" "/etc/keystile/identity/key" -}}{{- end -}}
+{{- if .ca }}{{- $_ := set $upstream "ca_file" "/etc/keystile/upstream-ca/ca.crt" -}}{{- end -}}
+{{- $_ := set $settings "upstream" $upstream -}}
 {{- end -}}
 resource: {{ $server.uri | quote }}
 resource_name: {{ $server.title | quote }}

@@ -1,5 +1,12 @@
+{{/* Something if MCP servers keep their sessions in this Valkey. Argument: the chart's context. */}}
+{{- define "keystile.valkey.hasSessions" -}}
+{{- $model := include "keystile.model" . | fromYaml -}}
+{{- if $model.sessionStore.own }}{{ include "keystile.sharesSessions" $model }}{{ end -}}
+{{- end }}
+
 {{/* What the Valkey pod reads at its start. Argument: the chart's context. */}}
 {{- define "keystile.valkey.files" -}}
+{{- $sessions := include "keystile.valkey.hasSessions" . -}}
 {{- $tls := .Values.network.tls.valkeySecret -}}
 valkey.conf: |
   dir /data
@@ -28,9 +35,15 @@ start.sh: |
   {{- if $tls }}
   cat /var/run/secrets/valkey-tls/tls.crt /var/run/secrets/valkey-tls/tls.key | sha256sum > /tmp/certificate
   {{- end }}
+  {{- if $sessions }}
+  sessions=$(tr -d '\r\n' < /var/run/secrets/valkey/sessions-password | sha256sum | cut -d ' ' -f 1)
+  {{- end }}
   exec valkey-server - <<SETTINGS
   $(cat /etc/valkey/valkey.conf)
   user default on sanitize-payload resetpass #$hash ~* &* +@all
+  {{- if $sessions }}
+  user mcp on sanitize-payload resetpass #$sessions ~km:* +get +set +expire +del +xadd +xrange +ping +hello +auth +select +client|setinfo
+  {{- end }}
   SETTINGS
 ping.sh: |
   # The password stays in this process's environment; an argument would be seen by the whole node.
