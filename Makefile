@@ -10,9 +10,9 @@ CODE := services tests scripts
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-run: ## start everything here (Ctrl-C stops it); ARGS="..." go to `keystile dev`
+run: ## start everything here, in one process (Ctrl-C stops it)
 	@scripts/venv run
-	@exec $(BIN)/keystile dev $(ARGS)
+	@exec $(BIN)/keystile-mcp --embedded
 
 test: ## unit, integration and security tests with coverage; ARGS="-k consent" go to pytest
 	@scripts/venv test
@@ -22,7 +22,7 @@ chart: ## the chart: rendered, linted, validated, its queries and alerts tested
 	@scripts/venv test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/chart $(ARGS)
 
-images: ## build the container images keystile-auth:dev and keystile-mcp:dev
+images: ## build the container images keystile-auth:dev, keystile-mcp:dev and keystile-embedded:dev
 	@scripts/cluster images
 
 cluster: ## a kind cluster with everything in it, at https://localhost:8443 (PORT=..., CLUSTER=...); ARGS go to helm

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "requirements"
 OLDEST_PYTHON = "3.11"
-OWN_PACKAGES = ("keystile-auth", "keystile-common", "keystile-mcp")
+OWN_PACKAGES = ("keystile-auth", "keystile-common", "keystile-embedded", "keystile-mcp")
 PLATFORMS = FOLDER / "platforms.in"
 FOREIGN = re.compile(r"://|^\s*-(?!-hash=)|\s@\s|^\s*[./~]")
 
@@ -91,13 +91,14 @@ class Lock:
 
 
 # The first holds all the others: its versions are theirs.
-ALL = ("common", "auth", "mcp")
+ALL = ("common", "auth", "mcp", "embedded")
 LOCKS = (
     Lock("check", ALL, ("build", "run", "test", "check"), ("embedded",)),
     Lock("test", ALL, ("build", "run", "test"), ("embedded",)),
     Lock("run", ALL, ("build", "run"), ("embedded",)),
     Lock("auth", ("common", "auth")),
     Lock("mcp", ("common", "mcp")),
+    Lock("embedded", ALL, (), ("embedded",)),
     Lock("build", (), ("build",)),
 )
 

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the settings models of both services, so that the page cannot fall behind them.
+"""Writes docs/settings.md from the settings models of the services, so that the page cannot fall behind them.
 
     scripts/settings_page.py           write the page
     scripts/settings_page.py --check   fail if the page, or a sentence below, is not up to date
@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from keystile_auth.settings import AuthSettings
 from keystile_common.settings import PREFIX, SEPARATOR, ServiceSettings
+from keystile_embedded.settings import EmbeddedSettings
 from keystile_mcp.settings import McpSettings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
@@ -54,19 +55,29 @@ store. Without `KEYSTILE_CONFIG` and `KEYSTILE_ISSUER` these commands read what 
 or into the folder that `KEYSTILE_DATA_DIR` names.
 """
 
-DEVELOPMENT = """\
-## `keystile dev`
+EMBEDDED = """\
+Read by `keystile-mcp --embedded`, where `KEYSTILE_TOPOLOGY` is `embedded` by `keystile users` and `keystile clients`
+too. These are the settings of the authorization server above, by the same names, the MCP server's `upstream`, and
+those below. Of the MCP server's there are no `authorization_server`, `validation`, `introspection`, `jwks` and
+`handover`, since there is nobody to ask; its `sessions` are called `mcp_sessions`, and cannot be `shared`.
+`resources` are MCP servers elsewhere and may be left out. `listen.port` is 3232, `metrics.port` 9464, `drain_seconds`
+20. Where `store` names none, a Valkey is started in `data_dir`.
 
-`make run` is `keystile dev`. It writes a settings file a service into its data folder at each start, makes the secrets
-that are missing, and hands `KEYSTILE_…` variables on to the service whose setting they name (to both for `log`,
-`traces`, `drain_seconds` and `trusted_proxies`). Two more variables are its own:
+"""
+
+DEVELOPMENT = """\
+## `make run` and `keystile dev`
+
+`make run` is `keystile-mcp --embedded` without settings: it writes a settings file into its data folder at each start,
+makes the secrets that are missing, and takes every `KEYSTILE_…` variable over that file. `KEYSTILE_LISTEN__PORT` and
+`KEYSTILE_METRICS__PORT` move it. `keystile dev` runs the two services as processes of their own, and hands a variable
+on to the service whose setting it names (to both for `log`, `traces`, `drain_seconds` and `trusted_proxies`); its
+options are the four ports. Two variables are their own:
 
 | variable | default | meaning |
 | --- | --- | --- |
 | `KEYSTILE_DATA_DIR` | `.keystile` | The folder for everything that is kept. |
 | `KEYSTILE_DEMO_PASSWORD` | random, kept | The password of the user `demo`, at least 12 characters. |
-
-Its options are the four ports: `keystile dev --help`.
 """
 
 _SENTENCES = """
@@ -262,6 +273,13 @@ mcp.trusted_proxies
     Addresses or networks whose `X-Forwarded-For` names the client.
 mcp.drain_seconds
     How long open requests may go on after SIGTERM; streams that only listen are ended at once.
+embedded.resource
+    The resource identifier, and the public URL of the MCP endpoint; `/mcp` at the issuer's origin by default. It has
+    the issuer's origin, and a path that the authorization server does not use.
+embedded.mcp_sessions
+    The MCP server's `sessions`.
+embedded.data_dir
+    The folder that the own Valkey keeps its append-only file in. One process at a time can have it.
 common.listen.host
     The address to listen on; `0.0.0.0` or `::` in a container.
 common.listen.port
@@ -351,7 +369,7 @@ def main() -> int:
     """Write or check the page; answers the exit status."""
     unused = set(MEANINGS)
     services = [_service(title, name, text, model, unused) for title, name, text, model in SERVICES]
-    text = "\n".join([INTRODUCTION, *services, DEVELOPMENT])
+    text = "\n".join([INTRODUCTION, *services, _embedded(unused), DEVELOPMENT])
     if unused:
         print(f"scripts/settings_page.py: no setting has these: {', '.join(sorted(unused))}", file=sys.stderr)
         return 1
@@ -388,6 +406,16 @@ def _rows(service: str, path: str, section: type[BaseModel], defaults: Any, unus
         else:
             rows.extend(_rows(service, f"{path}.{key}", inner, default, unused))
     return rows
+
+
+def _embedded(unused: set[str]) -> str:
+    """What the embedded topology has beyond the authorization server's settings, or instead of the MCP server's."""
+    rows = []
+    for name, field in EmbeddedSettings.model_fields.items():
+        if name not in AuthSettings.model_fields and _section(name, field)[0] is None:
+            service = "mcp" if name in McpSettings.model_fields and f"embedded.{name}" not in MEANINGS else "embedded"
+            rows.append(_row(service, name, field, None, unused))
+    return f"## Embedded topology\n\n{EMBEDDED}{_table(rows)}"
 
 
 def _section(name: str, field: FieldInfo) -> tuple[type[BaseModel] | None, str]:

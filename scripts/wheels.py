@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("check", "run", "auth", "mcp")
+FILES = ("check", "run", "auth", "mcp", "embedded")
 PLATFORMS = (
     "x86_64-manylinux_2_28",
     "aarch64-manylinux_2_28",

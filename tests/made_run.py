@@ -1,14 +1,16 @@
-"""What `make run` starts: the processes of a newcomer, on ports and in a folder of the test's own."""
+"""What `make run` and `keystile dev` start, on ports and in a folder of the test's own."""
 
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
@@ -21,9 +23,14 @@ CALLBACK = "http://127.0.0.1:49154/callback"
 _READY_SECONDS = 60
 
 
+Topology = Literal["embedded", "separate"]
+
+
 @dataclass
 class MadeRun:
-    """A running `make run`."""
+    """A running `make run` (`embedded`), or `keystile dev` (`separate`)."""
+
+    topology: Topology
 
     process: "subprocess.Popen[str]"
     folder: Path
@@ -51,17 +58,23 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def made_run(folder: Path, ports: list[int] | None = None, **environment: str) -> Iterator[MadeRun]:
-    """Run `make run` while the block runs, from the moment it has printed where to point a client."""
+def made_run(
+    folder: Path, topology: Topology = "embedded", ports: list[int] | None = None, **environment: str
+) -> Iterator[MadeRun]:
+    """Run it while the block runs, from the moment it has printed where to point a client."""
     auth, mcp, auth_metrics, mcp_metrics = ports or free_ports(4)
-    arguments = (
-        f"--auth-port {auth} --mcp-port {mcp} --auth-metrics-port {auth_metrics} --mcp-metrics-port {mcp_metrics}"
-    )
+    if topology == "embedded":
+        auth = mcp
+        command = ["make", "--no-print-directory", "run"]
+        environment |= {"KEYSTILE_LISTEN__PORT": str(mcp), "KEYSTILE_METRICS__PORT": str(mcp_metrics)}
+    else:
+        command = [sys.executable, "-m", "keystile_auth", "dev", f"--auth-port={auth}", f"--mcp-port={mcp}"]
+        command += [f"--auth-metrics-port={auth_metrics}", f"--mcp-metrics-port={mcp_metrics}"]
     # What was printed goes to a file: a pipe that nobody reads would stop the writer.
     output = folder.with_suffix(f".{time.monotonic_ns()}.out")
     with output.open("w") as printed:
         process = subprocess.Popen(
-            ["make", "--no-print-directory", "run", f"ARGS={arguments}"],
+            command,
             cwd=ROOT,
             env={**os.environ, "KEYSTILE_DATA_DIR": str(folder), **environment},
             stdin=subprocess.DEVNULL,
@@ -70,7 +83,7 @@ def made_run(folder: Path, ports: list[int] | None = None, **environment: str) -
             text=True,
             start_new_session=True,
         )
-    run = MadeRun(process, folder, f"http://127.0.0.1:{auth}", f"http://127.0.0.1:{mcp}/mcp", "", output)
+    run = MadeRun(topology, process, folder, f"http://127.0.0.1:{auth}", f"http://127.0.0.1:{mcp}/mcp", "", output)
     try:
         deadline = time.monotonic() + _READY_SECONDS
         while "Keystile is running" not in output.read_text():

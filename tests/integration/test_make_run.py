@@ -1,4 +1,7 @@
-"""What a newcomer does: `make run`, then a stock MCP client that signs in, calls tools, refreshes, is revoked."""
+"""What a newcomer does: `make run`, then a stock MCP client that signs in, calls tools, refreshes, is revoked.
+
+And the same with `keystile dev`, whose two services are processes of their own.
+"""
 
 import signal
 import stat
@@ -12,7 +15,7 @@ import pytest
 
 from tests.assistant import CALLBACK, Assistant
 from tests.document_host import DocumentHost, running_document_host
-from tests.made_run import MadeRun, answers, free_ports, made_run, sign_in
+from tests.made_run import MadeRun, Topology, answers, free_ports, made_run, sign_in
 from tests.person import Person, forms
 
 ACCESS_TOKEN_SECONDS = 3
@@ -27,17 +30,31 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DocumentHost]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, web: DocumentHost) -> Iterator[MadeRun]:
-    """`make run`, with lifetimes short enough to see tokens expire."""
+TOPOLOGIES: tuple[Topology, ...] = ("embedded", "separate")
+
+
+@pytest.fixture(scope="module", params=TOPOLOGIES)
+def run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, web: DocumentHost
+) -> Iterator[MadeRun]:
+    """Lifetimes short enough to see tokens expire."""
+    cache = {"KEYSTILE_INTROSPECTION__CACHE_SECONDS": str(CACHE_SECONDS)} if request.param == "separate" else {}
     with made_run(
         tmp_path_factory.mktemp("run") / "data",
+        request.param,
+        free_ports(4),
         KEYSTILE_TOKENS__ACCESS_TOKEN_SECONDS=str(ACCESS_TOKEN_SECONDS),
-        KEYSTILE_INTROSPECTION__CACHE_SECONDS=str(CACHE_SECONDS),
         KEYSTILE_METADATA_DOCUMENTS__ALLOW_LOOPBACK="true",
         KEYSTILE_METADATA_DOCUMENTS__CA_FILE=str(web.ca_file),
+        **cache,
     ) as running:
         yield running
+
+
+async def _revocation_to_arrive(run: MadeRun) -> None:
+    """Wait as long as a revoked token may still be accepted: in one process, not at all."""
+    if run.topology == "separate":
+        await anyio.sleep(CACHE_SECONDS + 0.2)
 
 
 @pytest.fixture
@@ -85,7 +102,7 @@ async def test_a_stock_client_goes_from_the_first_401_to_a_tool_and_is_shut_out_
         assert last.refresh_token is not None
         data = {"client_id": assistant.storage.client.client_id, "token": last.refresh_token}
         assert (await http.post(metadata["revocation_endpoint"], data=data)).status_code == 200
-        await anyio.sleep(CACHE_SECONDS + 0.2)
+        await _revocation_to_arrive(run)
         answer = await http.post(run.resource, headers={"Authorization": f"Bearer {last.access_token}"}, json={})
         assert answer.status_code == 401
         assert 'error="invalid_token"' in answer.headers["www-authenticate"]
@@ -114,7 +131,7 @@ async def test_ending_a_connection_on_the_account_page_shuts_its_client_out(run:
     for each in forms(page):
         if each.action.endswith("/account/end-connection"):
             person.submit(each)
-    await anyio.sleep(CACHE_SECONDS + 0.2)
+    await _revocation_to_arrive(run)
     async with httpx2.AsyncClient(timeout=10) as http:
         answer = await http.post(run.resource, headers={"Authorization": f"Bearer {tokens.access_token}"}, json={})
         assert answer.status_code == 401
@@ -124,17 +141,20 @@ async def test_ending_a_connection_on_the_account_page_shuts_its_client_out(run:
         assert (await http.post(f"{run.issuer}/token", data=data)).json()["error"] == "invalid_grant"
 
 
-def test_ctrl_c_stops_everything_and_a_second_start_keeps_users_clients_and_grants(tmp_path: Path) -> None:
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_ctrl_c_stops_everything_and_a_second_start_keeps_users_clients_and_grants(
+    tmp_path: Path, topology: Topology
+) -> None:
     folder, ports = tmp_path / "data", free_ports(4)
     with httpx2.Client(timeout=10) as http:
-        with made_run(folder, ports) as first:
+        with made_run(folder, topology, ports) as first:
             password, client = first.password, sign_in(first, http)
             # make itself ends by the signal it got, as a shell expects of it; what it started stops in order before.
             assert first.interrupt() in {0, -signal.SIGINT, 128 + signal.SIGINT}
             assert first.output.read_text().rstrip().endswith("Stopped.")
             assert not answers(first.issuer)
             assert not answers(first.resource)
-        with made_run(folder, ports) as second:
+        with made_run(folder, topology, ports) as second:
             person = Person(second.issuer, "demo", password)
             assert "Stays" in person.sign_in(person.get(f"{second.issuer}/account")).text
             person.browser.close()
@@ -150,8 +170,8 @@ def test_what_it_keeps_is_for_its_user_alone(run: MadeRun) -> None:
         assert mode == 0o700 if path.is_dir() or path.is_socket() else mode == 0o600, f"{path} has mode {mode:o}"
 
 
-def _refused(folder: Path, ports: list[int], **environment: str) -> str:
-    with pytest.raises(AssertionError), made_run(folder, ports, **environment):
+def _refused(folder: Path, topology: Topology, ports: list[int], **environment: str) -> str:
+    with pytest.raises(AssertionError), made_run(folder, topology, ports, **environment):
         pass
     return max(folder.parent.glob("*.out"), key=lambda path: path.stat().st_mtime).read_text()
 
@@ -159,20 +179,22 @@ def _refused(folder: Path, ports: list[int], **environment: str) -> str:
 def test_a_port_in_use_is_said_in_one_sentence(run: MadeRun, tmp_path: Path) -> None:
     taken = urlsplit(run.issuer).port
     assert taken is not None
-    said = _refused(tmp_path / "data", [taken, *free_ports(3)])
-    assert f"Port {taken} on 127.0.0.1 is in use: stop what listens there, or choose another with --auth-port" in said
+    said = _refused(tmp_path / "data", run.topology, [taken, taken, *free_ports(2)])
+    other = {"embedded": "KEYSTILE_LISTEN__PORT", "separate": "--auth-port"}[run.topology]
+    assert f"Port {taken} on 127.0.0.1 is in use: stop what listens there, or choose another with {other}" in said
     assert "Traceback" not in said
 
 
 def test_a_folder_in_use_is_said_in_one_sentence(run: MadeRun) -> None:
-    said = _refused(run.folder, free_ports(4))
-    assert f"Another keystile dev is using {run.folder}" in said
+    said = _refused(run.folder, run.topology, free_ports(4))
+    assert f"Another Keystile is using {run.folder}" in said
     assert "Traceback" not in said
 
 
-def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_a_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path: Path, topology: Topology) -> None:
     # Below a file, where not even root can make a folder.
     (tmp_path / "file").touch()
-    said = _refused(tmp_path / "x", free_ports(4), KEYSTILE_DATA_DIR=str(tmp_path / "file" / "data"))
+    said = _refused(tmp_path / "x", topology, free_ports(4), KEYSTILE_DATA_DIR=str(tmp_path / "file" / "data"))
     assert f"Cannot write to {tmp_path / 'file' / 'data'}" in said
     assert "Traceback" not in said

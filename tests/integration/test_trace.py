@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.made_run import made_run, sign_in
+from tests.made_run import Topology, made_run, sign_in
 
 _EXPORT_SECONDS = 20
 
@@ -47,12 +48,28 @@ def _otlp_receiver(seen: list[tuple[str, str, str]]) -> Iterator[str]:
             thread.join()
 
 
-def test_one_trace_crosses_the_client_both_services_and_the_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("topology", "wanted"),
+    [
+        ("embedded", {("keystile-embedded", "POST /mcp"), ("keystile-embedded", "store token.find")}),
+        (
+            "separate",
+            {
+                ("keystile-mcp", "POST /mcp"),
+                ("keystile-auth", "POST /introspect"),
+                ("keystile-auth", "store token.find"),
+            },
+        ),
+    ],
+)
+def test_one_trace_crosses_the_client_both_services_and_the_store(
+    tmp_path: Path, topology: Topology, wanted: set[tuple[str, str]]
+) -> None:
     seen: list[tuple[str, str, str]] = []
     trace_id = secrets.token_hex(16)
     with (
         _otlp_receiver(seen) as endpoint,
-        made_run(tmp_path / "data", KEYSTILE_TRACES__OTLP_ENDPOINT=endpoint) as run,
+        made_run(tmp_path / "data", topology, KEYSTILE_TRACES__OTLP_ENDPOINT=endpoint) as run,
         httpx2.Client(timeout=10) as http,
     ):
         headers = {
@@ -72,11 +89,6 @@ def test_one_trace_crosses_the_client_both_services_and_the_store(tmp_path: Path
         }
         assert http.post(run.resource, headers=headers, json=call).status_code == 200
         deadline = time.monotonic() + _EXPORT_SECONDS
-        wanted = {
-            ("keystile-mcp", "POST /mcp"),
-            ("keystile-auth", "POST /introspect"),
-            ("keystile-auth", "store token.find"),
-        }
         while time.monotonic() < deadline:
             if wanted <= {(service, name) for service, name, trace in seen if trace == trace_id}:
                 break

@@ -104,7 +104,7 @@ def create_app(
         clock,
         metrics.signing_key_not_after,
     )
-    resources = Resources({name: _resource(name, each) for name, each in settings.resources.items()})
+    resources = Resources({name: _resource(name, each) for name, each in settings.all_resources.items()})
     prefix = urlsplit(settings.issuer).path
     pages = Pages(prefix, https=settings.issuer.startswith("https:"))
     local_users = LocalUsers(UserStore(store))
@@ -193,7 +193,7 @@ def _endpoints(
     proofs = Proofs(AssertionVerifier(audiences, clients, limits, fetcher, clock), service_accounts)
     authenticator = ClientAuthenticator(directory, proofs)
     resource_authenticator = ResourceAuthenticator(
-        resources.by_name, [_credentials(name, each) for name, each in settings.resources.items()], proofs
+        resources.by_name, [_credentials(name, each) for name, each in settings.all_resources.items()], proofs
     )
     refresh_tokens = RefreshTokens(master_key)
     access_tokens = AccessTokens(issuer, settings.tokens.access_token_seconds, keys)
@@ -270,7 +270,7 @@ def _machine_client(client_id: str, settings: MachineClientSettings) -> Client:
 def _service_accounts(
     settings: AuthSettings, clock: Callable[[], float], metrics: AuthMetrics
 ) -> ServiceAccountTokens | None:
-    accounts = [each.service_account for each in settings.resources.values()]
+    accounts = [each.service_account for each in settings.all_resources.values()]
     accounts += [each.service_account for each in settings.clients.values()]
     if not any(accounts):
         return None

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -249,16 +250,21 @@ class AuthSettings(ServiceSettings):
         decode_master_key(key)
         return key
 
+    @property
+    def all_resources(self) -> Mapping[str, ResourceSettings]:
+        """Every resource that tokens are issued for."""
+        return self.resources
+
     @model_validator(mode="after")
     def _resources_differ(self) -> Self:
-        uris = [resource.uri.rstrip("/").lower() for resource in self.resources.values()]
+        uris = [resource.uri.rstrip("/").lower() for resource in self.all_resources.values()]
         if len(set(uris)) != len(uris):
             raise ValueError("resources: two of them have the same uri")
         return self
 
     @model_validator(mode="after")
     def _clients_may_have_what_there_is(self) -> Self:
-        known = {each.uri: set(each.scopes) for each in self.resources.values()}
+        known = {each.uri: set(each.scopes) for each in self.all_resources.values()}
         for name, client in self.clients.items():
             unknown = [uri for uri in client.resources if uri not in known]
             if unknown:

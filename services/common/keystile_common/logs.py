@@ -2,14 +2,15 @@
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
 from keystile_common.settings import LogSettings
 
 
-def configure(settings: LogSettings) -> None:
-    """Send structlog's and the standard library's records to standard error as JSON lines."""
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Send structlog's and the standard library's records to `stream`, or standard error, as JSON lines."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -22,7 +23,7 @@ def configure(settings: LogSettings) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

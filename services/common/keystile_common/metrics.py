@@ -58,25 +58,38 @@ class JwksMetrics:
         )
 
 
-def _certificate_not_after(registry: CollectorRegistry) -> Gauge:
-    # With a label, so that there is no series where there is no certificate.
-    return Gauge(
-        "keystile_certificate_not_after_timestamp_seconds",
-        "When the certificate that is served expires, Unix time, by the setting that names it.",
-        ["setting"],
-        registry=registry,
-    )
+class ProcessMetrics:
+    """What every process exports: of its audit log, key sets and certificate, memory, CPU time, and what it is."""
+
+    def __init__(self, registry: CollectorRegistry, component: str, version: str) -> None:
+        self.audit = AuditMetrics(registry)
+        self.jwks = JwksMetrics(registry)
+        # With a label, so that there is no series where there is no certificate.
+        self.certificate_not_after = Gauge(
+            "keystile_certificate_not_after_timestamp_seconds",
+            "When the certificate that is served expires, Unix time, by the setting that names it.",
+            ["setting"],
+            registry=registry,
+        )
+        ProcessCollector(registry=registry)
+        Gauge(
+            "keystile_build_info",
+            "Always 1; its labels say what runs.",
+            ["component", "version"],
+            registry=registry,
+        ).labels(component, version).set(1)
 
 
 class AuthMetrics:
-    """What the authorization server exports."""
+    """What the authorization server exports. `process` is given where it shares one with a resource server."""
 
-    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+    def __init__(self, registry: CollectorRegistry, version: str, process: ProcessMetrics | None = None) -> None:
+        process = process or ProcessMetrics(registry, "auth", version)
         self.registry = registry
         self.store = StoreMetrics(registry)
-        self.audit = AuditMetrics(registry)
-        self.jwks = JwksMetrics(registry)
-        self.certificate_not_after = _certificate_not_after(registry)
+        self.audit = process.audit
+        self.jwks = process.jwks
+        self.certificate_not_after = process.certificate_not_after
         self.token_requests = Counter(
             "keystile_token_requests_total",
             "Requests at the token endpoint. error is RFC 6749's code, empty on success.",
@@ -152,18 +165,18 @@ class AuthMetrics:
             ["state"],
             registry=registry,
         )
-        _process(registry, "auth", version)
 
 
 class McpMetrics:
-    """What the MCP resource server exports."""
+    """What the MCP resource server exports. `process` is given where it shares one with an authorization server."""
 
-    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+    def __init__(self, registry: CollectorRegistry, version: str, process: ProcessMetrics | None = None) -> None:
+        process = process or ProcessMetrics(registry, "mcp", version)
         self.registry = registry
-        self.audit = AuditMetrics(registry)
-        self.jwks = JwksMetrics(registry)
+        self.audit = process.audit
+        self.jwks = process.jwks
         self._store: StoreMetrics | None = None
-        self.certificate_not_after = _certificate_not_after(registry)
+        self.certificate_not_after = process.certificate_not_after
         self.introspection_cache_requests = Counter(
             "keystile_introspection_cache_requests_total",
             "Look-ups in the introspection cache by result: hit, negative_hit, miss, joined.",
@@ -208,21 +221,9 @@ class McpMetrics:
         for kind in ("connection", "timeout", "refused", "protocol", "broken_off", "credentials"):
             self.upstream_failures.labels(kind)
         self.sessions = Gauge("keystile_mcp_sessions", "Open MCP sessions in this process.", registry=registry)
-        _process(registry, "mcp", version)
 
     def store(self) -> StoreMetrics:
         """What is exported of the store, where there is one."""
         if self._store is None:
             self._store = StoreMetrics(self.registry)
         return self._store
-
-
-def _process(registry: CollectorRegistry, component: str, version: str) -> None:
-    """What every process tells of itself: memory, CPU time, open files (on Linux), and what it is."""
-    ProcessCollector(registry=registry)
-    Gauge(
-        "keystile_build_info",
-        "Always 1; its labels say what runs.",
-        ["component", "version"],
-        registry=registry,
-    ).labels(component, version).set(1)

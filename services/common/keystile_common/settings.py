@@ -31,8 +31,10 @@ from pydantic_core import ErrorDetails
 PREFIX = "KEYSTILE_"
 CONFIG_VARIABLE = "KEYSTILE_CONFIG"
 SECRETS_VARIABLE = "KEYSTILE_SECRETS_DIR"
-# Read by `keystile dev` alone; the services it starts inherit them.
+TOPOLOGY_VARIABLE = "KEYSTILE_TOPOLOGY"
+# Read before the settings, or by the development servers alone; the services that these start inherit them.
 DEVELOPMENT_VARIABLES = frozenset({"KEYSTILE_DEMO_PASSWORD", "KEYSTILE_DATA_DIR"})
+_NO_SETTINGS = frozenset({CONFIG_VARIABLE, SECRETS_VARIABLE, TOPOLOGY_VARIABLE, *DEVELOPMENT_VARIABLES})
 SEPARATOR = "__"
 _MAX_PORT = 65535
 
@@ -246,6 +248,18 @@ class ServiceSettings(Section):
     log: LogSettings = LogSettings()
 
 
+def is_embedded(environ: Mapping[str, str]) -> bool:
+    """Whether `environ` asks for the embedded topology.
+
+    Raises:
+        SettingsError: it asks for one that does not exist.
+    """
+    topology = environ.get(TOPOLOGY_VARIABLE, "separate")
+    if topology not in {"separate", "embedded"}:
+        raise SettingsError(f"{TOPOLOGY_VARIABLE}: must be separate or embedded, not {topology}")
+    return topology == "embedded"
+
+
 def load(model: type[SettingsT], environ: Mapping[str, str] | None = None) -> SettingsT:
     """Read `model` from the YAML file, secrets folder and variables that `environ` names.
 
@@ -268,9 +282,9 @@ def load(model: type[SettingsT], environ: Mapping[str, str] | None = None) -> Se
             _set(values, name.lower().split(SEPARATOR), text, model)
             origin[name.lower().replace(SEPARATOR, ".")] = f"the file {name} in {SECRETS_VARIABLE}"
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name in {CONFIG_VARIABLE, SECRETS_VARIABLE, *DEVELOPMENT_VARIABLES}:
-            continue
         path = name.removeprefix(PREFIX).lower().split(SEPARATOR)
+        if not name.startswith(PREFIX) or (name in _NO_SETTINGS and path[0] not in model.model_fields):
+            continue
         _set(values, path, text, model)
         origin[".".join(path)] = f"the variable {name}"
     try:

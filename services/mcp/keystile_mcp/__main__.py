@@ -1,18 +1,18 @@
 """The command `keystile-mcp`: serve the MCP resource server until told to stop."""
 
 import argparse
-import logging
 import os
 import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 
 from prometheus_client import CollectorRegistry
-from sse_starlette.sse import AppStatus
 
 from keystile_common import audit, certificates, logs, server, settings, traces
 from keystile_common.metrics import McpMetrics
 from keystile_common.server import ListenError
 from keystile_common.settings import SettingsError
-from keystile_mcp import __version__
+from keystile_mcp import __version__, transport
 from keystile_mcp.app import create_app
 from keystile_mcp.backend import BackendError
 from keystile_mcp.settings import McpSettings
@@ -41,17 +41,38 @@ def main() -> None:
         help="serve an MCP server that runs elsewhere, in any language, by its Streamable HTTP endpoint; it never gets "
         "the client's token (KEYSTILE_UPSTREAM__URL)",
     )
+    parser.add_argument(
+        "--embedded",
+        action="store_true",
+        help="serve the authorization server in this process too, and a store of its own unless store.url is set; "
+        "without settings, for this machine alone and with a user to sign in as",
+    )
     chosen = parser.parse_args()
     given = {"KEYSTILE_APP": chosen.app, "KEYSTILE_UPSTREAM__URL": chosen.upstream}
     environ = {**os.environ, **{name: value for name, value in given.items() if value is not None}}
     try:
-        serve(settings.load(McpSettings, environ))
+        if chosen.embedded or settings.is_embedded(environ):
+            _embedded()(environ)
+        else:
+            serve(settings.load(McpSettings, environ))
     except SettingsError as problem:
         _say(f"These settings cannot be used:\n{problem}")
         raise SystemExit(EXIT_UNUSABLE) from None
     except (ListenError, BackendError) as problem:
         _say(str(problem))
         raise SystemExit(EXIT_UNUSABLE) from None
+
+
+def _embedded() -> Callable[[Mapping[str, str]], None]:
+    # By its name only: that package knows the authorization server, and nothing here may know that one.
+    for each in entry_points(group="keystile_mcp.topologies", name="embedded"):
+        found: Callable[[Mapping[str, str]], None] = each.load()
+        return found
+    _say(
+        "The embedded topology is not in this installation: run the image keystile-embedded, "
+        "or install the package keystile-embedded beside this one."
+    )
+    raise SystemExit(EXIT_UNUSABLE)
 
 
 def _say(sentence: str) -> None:
@@ -67,11 +88,7 @@ def serve(chosen: McpSettings) -> None:
         SettingsError: a file that the settings name cannot be used.
     """
     logs.configure(chosen.log)
-    if chosen.log.level != "debug":
-        # The SDK tells of every session and request at level info.
-        logging.getLogger("mcp").setLevel(logging.WARNING)
-    # The SDK's streams would be cut on the signal, answers that are under way among them; ours are ended in order.
-    AppStatus.enable_automatic_graceful_drain = False
+    transport.prepare(chosen.log)
     registry = CollectorRegistry()
     metrics = McpMetrics(registry, __version__)
     certificate = certificates.load(chosen.listen.tls, metrics.certificate_not_after)

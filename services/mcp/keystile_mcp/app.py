@@ -17,9 +17,10 @@ from keystile_mcp.backend import Backend
 from keystile_mcp.introspection_cache import Clock
 from keystile_mcp.protection import McpEndpoint, Protection
 from keystile_mcp.session_store import SessionStore
-from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings
+from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings, ResourceServerSettings
 from keystile_mcp.shared_sessions import REMEMBERED_SECONDS
 from keystile_mcp.streams import OpenStreams
+from keystile_mcp.token_source import Tokens, token_source
 from keystile_mcp.upstream import Upstream
 
 
@@ -32,7 +33,7 @@ def create_app(
     streams: OpenStreams,
     clock: Clock = time.time,
 ) -> FastAPI:
-    """Make the application.
+    """Make the application of a resource server that checks tokens as its settings say.
 
     Args:
         settings: as loaded.
@@ -46,8 +47,37 @@ def create_app(
         BackendError: what shall serve MCP cannot be had.
         SettingsError: a file that the settings name cannot be used.
     """
+    tokens = token_source(settings, metrics, tracing.tracer, clock)
+    return create_protected_app(settings, tokens, metrics, audit, tracing, streams=streams, clock=clock)
+
+
+def create_protected_app(
+    settings: ResourceServerSettings,
+    tokens: Tokens,
+    metrics: McpMetrics,
+    audit: AuditLog,
+    tracing: Tracing,
+    *,
+    streams: OpenStreams,
+    clock: Clock = time.time,
+) -> FastAPI:
+    """Make the application of a resource server, however it learns about tokens.
+
+    Args:
+        settings: as loaded.
+        tokens: how tokens are checked.
+        metrics: what it counts in.
+        audit: what it records in.
+        tracing: what it traces with.
+        streams: where it notes the streams that are open.
+        clock: Unix time in seconds.
+
+    Raises:
+        BackendError: what shall serve MCP cannot be had.
+        SettingsError: a file that the settings name cannot be used.
+    """
     backend = _backend(settings, metrics, tracing)
-    protection = Protection(settings, metrics, audit, tracing, streams=streams, backend=backend, clock=clock)
+    protection = Protection(settings, tokens, metrics, audit, streams=streams, backend=backend, clock=clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,7 +97,7 @@ def create_app(
     return app
 
 
-def _backend(settings: McpSettings, metrics: McpMetrics, tracing: Tracing) -> Backend:
+def _backend(settings: ResourceServerSettings, metrics: McpMetrics, tracing: Tracing) -> Backend:
     sessions = _shared(settings, metrics, tracing) if settings.sessions == "shared" else None
     if settings.app is not None:
         return asgi_app.backend(settings.app, settings, metrics, sessions)
@@ -76,6 +106,6 @@ def _backend(settings: McpSettings, metrics: McpMetrics, tracing: Tracing) -> Ba
     return transport.SdkServer(reference_server.create_server(__version__), settings, metrics, sessions)
 
 
-def _shared(settings: McpSettings, metrics: McpMetrics, tracing: Tracing) -> SessionStore:
+def _shared(settings: ResourceServerSettings, metrics: McpMetrics, tracing: Tracing) -> SessionStore:
     store = connect(settings.store, metrics.store(), tracing.tracer)
     return SessionStore(store, settings.resource, REMEMBERED_SECONDS)

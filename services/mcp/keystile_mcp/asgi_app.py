@@ -18,7 +18,7 @@ from keystile_common.metrics import McpMetrics
 from keystile_mcp.backend import Backend, BackendError
 from keystile_mcp.owned_sessions import OwnedSessions
 from keystile_mcp.session_store import SessionStore
-from keystile_mcp.settings import McpSettings
+from keystile_mcp.settings import ResourceServerSettings
 from keystile_mcp.transport import HostAndOrigin, SdkServer
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -51,7 +51,7 @@ def load(name: str) -> Any:
     return found
 
 
-def backend(name: str, settings: McpSettings, metrics: McpMetrics, sessions: SessionStore | None) -> Backend:
+def backend(name: str, settings: ResourceServerSettings, metrics: McpMetrics, sessions: SessionStore | None) -> Backend:
     """What serves the object that `name` names: the SDK's `MCPServer` or low-level `Server`, or an ASGI application.
 
     Args:
@@ -78,7 +78,7 @@ class AsgiApp:
 
     reads_elsewhere = True
 
-    def __init__(self, app: ASGIApp, settings: McpSettings, sessions: SessionStore | None = None) -> None:
+    def __init__(self, app: ASGIApp, settings: ResourceServerSettings, sessions: SessionStore | None = None) -> None:
         self._app = app
         self._owned = OwnedSessions(self._serve, sessions, settings.store.start_seconds)
         self.app: ASGIApp = HostAndOrigin(AuthContextMiddleware(self._owned), settings)

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, request_response
 
-from keystile_mcp.settings import McpSettings
+from keystile_mcp.settings import ResourceServerSettings
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 MAX_AGE_SECONDS = 300
@@ -19,7 +19,7 @@ def metadata_url(resource: str) -> str:
     return urlunsplit((url.scheme, url.netloc, WELL_KNOWN + url.path, "", ""))
 
 
-def document(settings: McpSettings) -> dict[str, object]:
+def document(settings: ResourceServerSettings) -> dict[str, object]:
     """The metadata document (RFC 9728 section 2)."""
     optional = {"resource_documentation": settings.resource_documentation}
     return {
@@ -32,7 +32,7 @@ def document(settings: McpSettings) -> dict[str, object]:
     }
 
 
-def routes(settings: McpSettings) -> list[Route]:
+def routes(settings: ResourceServerSettings) -> list[Route]:
     """The metadata at both places where clients look, readable by any web page, and `/`.
 
     The form at the host's root is for clients that do not put the resource's path behind the well-known part.

@@ -15,7 +15,7 @@ from keystile_common import audit, settings, traces
 from keystile_common.audit import AuditLog
 from keystile_common.limits import LimitsMiddleware
 from keystile_common.metrics import McpMetrics
-from keystile_common.traces import TraceMiddleware, Tracing
+from keystile_common.traces import TraceMiddleware
 from keystile_mcp import __version__, metadata
 from keystile_mcp.asgi_app import AsgiApp
 from keystile_mcp.backend import Backend
@@ -25,9 +25,9 @@ from keystile_mcp.denials import Denials
 from keystile_mcp.enforcement import PolicyEnforcement, RequiredScopes
 from keystile_mcp.introspection_cache import Clock
 from keystile_mcp.policy import Policy
-from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings
+from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings, ResourceServerSettings
 from keystile_mcp.streams import OpenStreams
-from keystile_mcp.token_source import token_source
+from keystile_mcp.token_source import Tokens, token_source
 from keystile_mcp.tool_calls import ToolCalls
 from keystile_mcp.validation import TokenValidator
 
@@ -39,9 +39,9 @@ class Protection:
 
     Args:
         settings: as loaded.
+        tokens: how tokens are checked.
         metrics: what it counts in.
         audit: what it records in.
-        tracing: what it traces with.
         streams: where it notes the streams that are open.
         backend: what serves MCP.
         clock: Unix time in seconds.
@@ -49,10 +49,10 @@ class Protection:
 
     def __init__(
         self,
-        settings: McpSettings,
+        settings: ResourceServerSettings,
+        tokens: Tokens,
         metrics: McpMetrics,
         audit: AuditLog,
-        tracing: Tracing,
         *,
         streams: OpenStreams,
         backend: Backend,
@@ -60,7 +60,7 @@ class Protection:
     ) -> None:
         self._settings = settings
         self._backend = backend
-        self._client, self._source, self.check = token_source(settings, metrics, tracing.tracer, clock)
+        self._client, self._source, self.check = tokens
         self._validator = TokenValidator(self._source, settings, metrics, clock)
         self._challenge = Challenge(metadata.metadata_url(settings.resource), settings.required_scopes)
         self._denials = Denials(audit, settings.resource, clock)
@@ -149,7 +149,8 @@ def protect(
     log = audit.configure(chosen.audit, metrics.audit)
     tracing = traces.configure(chosen.traces, "keystile-mcp", __version__)
     backend = AsgiApp(app, chosen)
-    protection = Protection(chosen, metrics, log, tracing, streams=OpenStreams(), backend=backend)
+    tokens = token_source(chosen, metrics, tracing.tracer, time.time)
+    protection = Protection(chosen, tokens, metrics, log, streams=OpenStreams(), backend=backend)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -20,6 +20,15 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 """The most that a request to the MCP endpoint may bring."""
 
 
+# Of the reference server.
+SCOPES = {
+    "mcp:basic": "Use the basic tools: echo, add, who am I",
+    "mcp:jobs": "Start long-running jobs",
+}
+REQUIRED_SCOPES = ["mcp:basic"]
+POLICY = {"long_running": ["mcp:jobs"]}
+
+
 def _resource(value: str) -> str:
     path = urlsplit(value).path
     if not path.strip("/") or path.endswith("/") or "//" in path:
@@ -194,22 +203,16 @@ class HandoverSettings(Listen):
         return self.address or f"{host}:{self.port}"
 
 
-class McpSettings(ServiceSettings):
-    """Everything that the MCP resource server can be told."""
+class ResourceServerSettings(ServiceSettings):
+    """What a resource server is told, however it learns about tokens."""
 
     resource: Resource
     resource_name: str = "Keystile reference server"
     resource_documentation: PublicUrl | None = None
     authorization_server: PublicUrl
-    validation: Literal["introspection", "jwks"] = "introspection"
-    introspection: IntrospectionSettings = IntrospectionSettings()
-    jwks: JwksSettings = JwksSettings()
-    scopes: dict[ScopeName, Annotated[str, Field(min_length=1)]] = {
-        "mcp:basic": "Use the basic tools: echo, add, who am I",
-        "mcp:jobs": "Start long-running jobs",
-    }
-    required_scopes: list[DeclaredScope] = Field(default=["mcp:basic"], validate_default=True)
-    policy: dict[str, list[DeclaredScope]] = Field(default={"long_running": ["mcp:jobs"]}, validate_default=True)
+    scopes: dict[ScopeName, Annotated[str, Field(min_length=1)]] = SCOPES
+    required_scopes: list[DeclaredScope] = Field(default=REQUIRED_SCOPES, validate_default=True)
+    policy: dict[str, list[DeclaredScope]] = Field(default=POLICY, validate_default=True)
     allowed_origins: list[Origin] = []
     app: AppName | None = None
     upstream: UpstreamSettings = UpstreamSettings()
@@ -229,6 +232,24 @@ class McpSettings(ServiceSettings):
             raise ValueError("app and upstream.url: give one of them, or neither for the reference server")
         return self
 
+    @property
+    def endpoint_path(self) -> str:
+        """The path of the MCP endpoint, which is that of the resource identifier."""
+        return urlsplit(self.resource).path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the resource is reached on this machine only."""
+        return is_loopback_host(urlsplit(self.resource).hostname)
+
+
+class McpSettings(ResourceServerSettings):
+    """Everything that the MCP resource server can be told."""
+
+    validation: Literal["introspection", "jwks"] = "introspection"
+    introspection: IntrospectionSettings = IntrospectionSettings()
+    jwks: JwksSettings = JwksSettings()
+
     @model_validator(mode="after")
     def _can_introspect(self) -> Self:
         if self.validation == "introspection" and self.introspection.client_id is None:
@@ -242,13 +263,3 @@ class McpSettings(ServiceSettings):
     def introspection_url(self) -> str:
         """Where tokens are introspected: as set, else `/introspect` below the issuer."""
         return self.introspection.url or self.authorization_server.rstrip("/") + "/introspect"
-
-    @property
-    def endpoint_path(self) -> str:
-        """The path of the MCP endpoint, which is that of the resource identifier."""
-        return urlsplit(self.resource).path
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the resource is reached on this machine only."""
-        return is_loopback_host(urlsplit(self.resource).hostname)

@@ -1,9 +1,11 @@
-"""How tokens are checked here, as the setting `validation` says."""
+"""How tokens are checked here."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple
 
 from opentelemetry.trace import Tracer
 
 from keystile_common.health import Check
-from keystile_common.http_client import HttpClient
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.introspection import IntrospectionClient
 from keystile_mcp.introspection_cache import Clock, IntrospectionCache
@@ -14,10 +16,16 @@ from keystile_mcp.signed_tokens import SignedTokens
 from keystile_mcp.validation import TokenSource
 
 
-def token_source(
-    settings: McpSettings, metrics: McpMetrics, tracer: Tracer, clock: Clock
-) -> tuple[HttpClient, TokenSource, Check]:
-    """Who is asked, what keeps the answers, and what says whether asking has worked.
+class Tokens(NamedTuple):
+    """Who is asked about tokens, what keeps the answers, and what says whether asking has worked."""
+
+    client: AbstractAsyncContextManager[Any]
+    source: TokenSource
+    check: Check
+
+
+def token_source(settings: McpSettings, metrics: McpMetrics, tracer: Tracer, clock: Clock) -> Tokens:
+    """How tokens are checked, as the setting `validation` says.
 
     Args:
         settings: as loaded.
@@ -27,7 +35,7 @@ def token_source(
     """
     if settings.validation == "jwks":
         keys = IssuerKeys(settings, metrics.jwks)
-        return keys, SignedTokens(keys, settings, clock), keys.check
+        return Tokens(keys, SignedTokens(keys, settings, clock), keys.check)
     client = IntrospectionClient(settings, tracer)
     cache = IntrospectionCache(client.introspect, settings, metrics, clock)
-    return client, cache, AuthorizationServerCheck(client)
+    return Tokens(client, cache, AuthorizationServerCheck(client))

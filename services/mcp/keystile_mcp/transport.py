@@ -4,6 +4,7 @@ A request that names 2026-07-28 is served alone, without a session, and answered
 older revisions open a session and get event streams.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,19 +15,21 @@ from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
+from sse_starlette.sse import AppStatus
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keystile_common.metrics import McpMetrics
+from keystile_common.settings import LogSettings
 from keystile_mcp.session_store import SessionStore
-from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings
+from keystile_mcp.settings import MAX_BODY_BYTES, ResourceServerSettings
 from keystile_mcp.shared_sessions import SharedManager, SharedSessions
 
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def allowed_hosts(settings: McpSettings) -> list[str]:
+def allowed_hosts(settings: ResourceServerSettings) -> list[str]:
     """What the Host header may say: the resource's own host, or any loopback name if it is a local one.
 
     A web page that has its name rebound to our address still sends its own name.
@@ -39,13 +42,13 @@ def allowed_hosts(settings: McpSettings) -> list[str]:
     return hosts
 
 
-def allowed_origins(settings: McpSettings) -> list[str]:
+def allowed_origins(settings: ResourceServerSettings) -> list[str]:
     """What the Origin header may say, if there is one: those set, and the resource's own."""
     scheme = urlsplit(settings.resource).scheme
     return [*settings.allowed_origins, *(f"{scheme}://{host}" for host in allowed_hosts(settings))]
 
 
-def _security(settings: McpSettings) -> TransportSecuritySettings:
+def _security(settings: ResourceServerSettings) -> TransportSecuritySettings:
     return TransportSecuritySettings(allowed_hosts=allowed_hosts(settings), allowed_origins=allowed_origins(settings))
 
 
@@ -55,7 +58,7 @@ class HostAndOrigin:
     The SDK's own transport does so by itself.
     """
 
-    def __init__(self, app: ASGIApp, settings: McpSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ResourceServerSettings) -> None:
         self._app = app
         self._security = TransportSecurityMiddleware(_security(settings))
 
@@ -63,6 +66,15 @@ class HostAndOrigin:
         """Serve one request."""
         refusal = await self._security.validate_request(Request(scope), is_post=scope["method"] == "POST")
         await (refusal or self._app)(scope, receive, send)
+
+
+def prepare(log: LogSettings) -> None:
+    """Set what the SDK and its streams have one of in a process."""
+    if log.level != "debug":
+        # The SDK tells of every session and request at level info.
+        logging.getLogger("mcp").setLevel(logging.WARNING)
+    # The SDK's streams would be cut on the signal, answers that are under way among them; ours are ended in order.
+    AppStatus.enable_automatic_graceful_drain = False
 
 
 class SdkServer:
@@ -80,7 +92,7 @@ class SdkServer:
     def __init__(
         self,
         server: MCPServer | Server[Any],
-        settings: McpSettings,
+        settings: ResourceServerSettings,
         metrics: McpMetrics,
         sessions: SessionStore | None = None,
     ) -> None:

@@ -21,7 +21,7 @@ from keystile_mcp.json_rpc import refuse
 from keystile_mcp.key_files import KeyFileError, RenewedFile, SigningKey
 from keystile_mcp.owned_sessions import OwnedSessions
 from keystile_mcp.session_store import SessionStore
-from keystile_mcp.settings import McpSettings, UpstreamSettings
+from keystile_mcp.settings import ResourceServerSettings, UpstreamSettings
 from keystile_mcp.transport import HostAndOrigin
 from keystile_mcp.upstream_credentials import Identity, credentials
 
@@ -46,7 +46,9 @@ class Upstream:
 
     reads_elsewhere = True
 
-    def __init__(self, settings: McpSettings, metrics: McpMetrics, sessions: SessionStore | None = None) -> None:
+    def __init__(
+        self, settings: ResourceServerSettings, metrics: McpMetrics, sessions: SessionStore | None = None
+    ) -> None:
         upstream = settings.upstream
         self._url = upstream.url or ""
         self._forwarder = Forwarder(

@@ -7,7 +7,7 @@ from keystile_common.metrics import McpMetrics
 from keystile_mcp.challenge import BearerError, invalid_token, unavailable
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError
 from keystile_mcp.introspection_cache import Answer, Clock
-from keystile_mcp.settings import McpSettings
+from keystile_mcp.settings import ResourceServerSettings
 
 CLOCK_SKEW_SECONDS = 30
 """How far the authorization server's clock may be ahead of ours before `nbf` counts as the future."""
@@ -49,7 +49,9 @@ class TokenValidator:
         clock: Unix time in seconds.
     """
 
-    def __init__(self, source: TokenSource, settings: McpSettings, metrics: McpMetrics, clock: Clock) -> None:
+    def __init__(
+        self, source: TokenSource, settings: ResourceServerSettings, metrics: McpMetrics, clock: Clock
+    ) -> None:
         self._source = source
         self._issuer = settings.authorization_server
         self._resource = settings.resource

@@ -1,6 +1,8 @@
 """The `keystile` command: one file a noun."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -46,9 +48,16 @@ def keystile(
 
 
 def main() -> None:
-    """Run the command; what a person can mend ends in a sentence and exit code 2, not in a traceback."""
-    try:
+    """Run the command."""
+    with problems_as_sentences():
         app()
+
+
+@contextlib.contextmanager
+def problems_as_sentences() -> Iterator[None]:
+    """Let what a person can mend end in a sentence and exit code 2, not in a traceback."""
+    try:
+        yield
     except StoreUnavailableError:
         problem = "The store does not answer. Is it running, and is store.url right?"
     except WrongMasterKeyError:

@@ -1,4 +1,4 @@
-"""What `keystile dev` prints once everything runs."""
+"""What the development servers print once everything runs."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from urllib.parse import quote
 _NAME = "keystile"
 
 
-def banner(issuer: str, resource: str, username: str, password: str, folder: Path, cache_seconds: int) -> str:
+def banner(issuer: str, resource: str, username: str, password: str, folder: Path, ends: str) -> str:
     """Where to point a client, how to add it to the usual ones, and how to sign in.
 
     Args:
@@ -17,7 +17,7 @@ def banner(issuer: str, resource: str, username: str, password: str, folder: Pat
         username: of the demo user.
         password: of the demo user.
         folder: where the data is.
-        cache_seconds: how long the MCP server believes what it was told of a token.
+        ends: when what a person ends stops working.
     """
     vscode = json.dumps({"name": _NAME, "type": "http", "url": resource})
     cursor = json.dumps({"mcpServers": {_NAME: {"url": resource}}})
@@ -40,6 +40,6 @@ Add it to your client:
                 {cursor}
                 or open cursor://anysphere.cursor-deeplink/mcp/install?name={_NAME}&config={quote(link)}
 
-What you end on the account page stops working within {cache_seconds} seconds. Data, logs and audit files are in
-{folder}; remove it to begin anew.
+What you end on the account page stops working {ends}. Data, logs and audit files are in {folder};
+remove it to begin anew.
 """

@@ -156,7 +156,7 @@ def _bounds(session: Session, auth_method: str, resources: list[str], scopes: li
         return {}
     if auth_method == "none":
         raise CommandError("A client that acts for itself must authenticate; --auth-method none cannot.")
-    known = {each.uri: set(each.scopes) for each in session.settings.resources.values()}
+    known = {each.uri: set(each.scopes) for each in session.settings.all_resources.values()}
     unknown = [uri for uri in resources if uri not in known]
     if unknown:
         raise CommandError(f"{unknown[0]} is not a resource of this server; known: {', '.join(known)}.")

@@ -1,16 +1,13 @@
-"""`keystile dev`: everything on this machine, for trying it out and for developing MCP servers."""
+"""`keystile dev`: the separate topology on this machine, each service a process."""
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +16,16 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import typer
-import yaml
 
 from keystile_auth.cli.banner import banner
-from keystile_auth.cli.session import DATA_FOLDER, CommandError, open_session
-from keystile_auth.cli.users import record_user
-from keystile_auth.identity.local import LocalUsers
+from keystile_auth.cli.demo import DEMO_USER, HOST, ensure_demo_user, ensure_master_key
+from keystile_auth.cli.folder import owned, secret, terminated_as_interrupted, write_settings
+from keystile_auth.cli.session import DATA_FOLDER, CommandError
 from keystile_auth.settings import AuthSettings
 from keystile_auth.store import embedded
-from keystile_auth.store.users import UserStore
 from keystile_common import server
-from keystile_common.audit import EventType
-from keystile_common.settings import CONFIG_VARIABLE, DEVELOPMENT_VARIABLES, PREFIX, SECRETS_VARIABLE, Listen
+from keystile_common.settings import CONFIG_VARIABLE, DEVELOPMENT_VARIABLES, PREFIX, SECRETS_VARIABLE, Listen, load
 
-HOST = "127.0.0.1"
-DEMO_USER = "demo"
 RESOURCE_NAME = "mcp"
 SCOPES = {
     "mcp:basic": "Use the basic tools: echo, add, who am I",
@@ -79,9 +71,8 @@ def dev(
     """
     ports = Ports(auth_port, mcp_port, auth_metrics_port, mcp_metrics_port)
     folder = Path(os.environ.get("KEYSTILE_DATA_DIR", DATA_FOLDER)).absolute()
-    # What it and its children write, Valkey's append-only file too, is for this user alone.
-    os.umask(0o077)
-    with _terminated_as_interrupted(), _own_folder(folder):
+    with terminated_as_interrupted(), owned(folder):
+        (folder / "logs").mkdir(mode=0o700, exist_ok=True)
         _check_ports(ports)
         with contextlib.suppress(KeyboardInterrupt):
             _run(folder, ports)
@@ -94,48 +85,13 @@ def _run(folder: Path, ports: Ports) -> None:
         _write_config(folder, ports, store_url)
         typer.echo("Starting …", err=True)
         with _services(folder, ports) as services:
-            password = asyncio.run(_ensure_demo_user(folder))
+            settings = load(AuthSettings, _environment("auth", folder, os.environ))
+            password = asyncio.run(ensure_demo_user(settings, folder))
             for name, process, url in services:
                 _wait_until_ready(name, process, url, folder)
-            typer.echo(banner(ports.issuer, ports.resource, DEMO_USER, password, folder, _CACHE_SECONDS))
+            ends = f"within {_CACHE_SECONDS} seconds"
+            typer.echo(banner(ports.issuer, ports.resource, DEMO_USER, password, folder, ends))
             _watch(services, folder)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    # SIGINT too: a shell starts what it puts in the background with SIGINT ignored.
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _own_folder(folder: Path) -> Iterator[None]:
-    """The data folder, ours alone while we run."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        lock = (folder / "lock").open("a")
-    except OSError as problem:
-        raise CommandError(
-            f"Cannot write to {folder} ({problem.strerror}): give yourself the rights, "
-            "or set KEYSTILE_DATA_DIR to another folder."
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CommandError(
-                f"Another keystile dev is using {folder}: stop it, or set KEYSTILE_DATA_DIR to another folder."
-            ) from None
-        (folder / "logs").mkdir(mode=0o700, exist_ok=True)
-        yield
 
 
 def _check_ports(ports: Ports) -> None:
@@ -151,20 +107,9 @@ def _check_ports(ports: Ports) -> None:
 
 def _write_secrets(folder: Path) -> None:
     """Make what is missing; each secret is a file of its own, as a mounted Kubernetes Secret has them."""
-    shared = _secret(folder / "secrets" / "auth" / f"resources__{RESOURCE_NAME}__secret", secrets.token_hex(32))
-    _secret(folder / "secrets" / "auth" / "master_key", b64encode(secrets.token_bytes(32)).decode())
-    _secret(folder / "secrets" / "mcp" / "introspection__client_secret", shared)
-
-
-def _secret(path: Path, fresh: str) -> str:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(fresh + "\n")
-    return fresh
+    ensure_master_key(folder)
+    shared = secret(folder / "secrets" / "auth" / f"resources__{RESOURCE_NAME}__secret", secrets.token_hex(32))
+    secret(folder / "secrets" / "mcp" / "introspection__client_secret", shared)
 
 
 def _write_config(folder: Path, ports: Ports, store_url: str) -> None:
@@ -186,10 +131,7 @@ def _write_config(folder: Path, ports: Ports, store_url: str) -> None:
         "audit": {"stdout": False, "file": str(folder / "audit-mcp.log")},
         "scopes": SCOPES,
     }
-    for name, settings in (("auth", auth), ("mcp", mcp)):
-        (folder / f"{name}.yaml").write_text(
-            "# Written by `keystile dev` at each start.\n" + yaml.safe_dump(settings, sort_keys=False)
-        )
+    write_settings(folder, auth=auth, mcp=mcp)
 
 
 Service = tuple[str, "subprocess.Popen[bytes]", str]
@@ -241,25 +183,6 @@ def _environment(service: str, folder: Path, environ: Mapping[str, str]) -> dict
     kept[CONFIG_VARIABLE] = str(folder / f"{service}.yaml")
     kept[SECRETS_VARIABLE] = str(folder / "secrets" / service)
     return kept
-
-
-async def _ensure_demo_user(folder: Path) -> str:
-    """Create the demo user, or bring its password in line with KEYSTILE_DEMO_PASSWORD; answers the password."""
-    chosen = os.environ.get("KEYSTILE_DEMO_PASSWORD")
-    path = folder / "secrets" / "demo_password"
-    password = chosen or _secret(path, "-".join(secrets.token_hex(3) for _ in range(3)))
-    environ = _environment("auth", folder, os.environ)
-    async with open_session(environ) as session:
-        users = UserStore(session.store)
-        local = LocalUsers(users)
-        user = await users.find_by_name(DEMO_USER)
-        if user is None:
-            user = await local.create(DEMO_USER, password, int(time.time()))
-            record_user(session, EventType.USER_CREATED, user, "keystile dev")
-        elif chosen is not None and await local.verify(DEMO_USER, chosen) is None:
-            await local.set_password(user, chosen)
-        local.close()
-    return password
 
 
 def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", url: str, folder: Path) -> None:

@@ -1,14 +1,18 @@
 """`keystile serve`: the authorization server in the foreground."""
 
+import os
+
 from keystile_auth import __version__
 from keystile_auth.app import create_app, create_metrics
-from keystile_auth.cli.session import load_settings
+from keystile_auth.cli.session import CommandError, is_embedded, load_settings
 from keystile_common import audit, certificates, logs, server, traces
 from keystile_common.store import connect
 
 
 def serve() -> None:
     """Run the authorization server until SIGTERM or Ctrl-C, set up by KEYSTILE_CONFIG and the environment."""
+    if is_embedded(os.environ):
+        raise CommandError("The embedded topology is one process: `keystile-mcp --embedded` serves both.")
     settings = load_settings()
     logs.configure(settings.log)
     metrics = create_metrics()

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from redis import Redis
@@ -47,9 +48,25 @@ def find_binary() -> Path:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RunningStore:
+    """A store that was started: its URL, its process, its log."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+
 @contextlib.contextmanager
 def run(folder: Path) -> Iterator[str]:
-    """Run a store that keeps its append-only file in `folder` while the block runs; gives its URL.
+    """As `start`; gives the URL alone."""
+    with start(folder) as store:
+        yield store.url
+
+
+@contextlib.contextmanager
+def start(folder: Path) -> Iterator[RunningStore]:
+    """Run a store that keeps its append-only file in `folder` while the block runs.
 
     One left over from a process that was killed is taken down first, after it wrote all it had.
 
@@ -78,7 +95,7 @@ def run(folder: Path) -> Iterator[str]:
         (folder / "socket").write_text(str(path))
         try:
             _wait_until_ready(process, path, log)
-            yield f"unix://{path}?db=0"
+            yield RunningStore(f"unix://{path}?db=0", process, log)
         finally:
             _stop(process)
             (folder / "socket").unlink(missing_ok=True)
