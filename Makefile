@@ -2,10 +2,10 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test chart cluster cluster-down images e2e check format audit lock wheels clean
+.PHONY: help run test clients bench chart cluster cluster-down images e2e check format audit lock wheels clean
 
 BIN := .venv/bin
-CODE := services tests scripts
+CODE := services tests scripts bench
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,14 @@ run: ## start everything here, in one process (Ctrl-C stops it)
 test: ## unit, integration and security tests with coverage; ARGS="-k consent" go to pytest
 	@scripts/venv test
 	@scripts/test $(ARGS)
+
+clients: ## clients and a server that others made (Node.js 22.19 and up); ARGS="-k inspector" go to pytest
+	@scripts/venv test
+	@$(BIN)/python -m pytest tests/clients $(ARGS)
+
+bench: ## what the bearer, the whole of a tool call and the proxy cost; ARGS=--quick takes two minutes
+	@scripts/venv test
+	@$(BIN)/python -m bench $(ARGS)
 
 chart: ## the chart: rendered, linted, validated, its queries and alerts tested
 	@scripts/venv test
@@ -59,4 +67,4 @@ wheels: ## prove that every pin has a wheel for each platform and Python
 
 clean: ## remove what was made here, but for ./.keystile (your users and tokens)
 	@rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
-	@find services tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find services tests scripts bench -name __pycache__ -type d -prune -exec rm -rf {} +

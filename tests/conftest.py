@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from keystile_auth.store import embedded
+from tests import node
 from tests.auth_server import AuthServer, running_auth_server
 
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -50,6 +51,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         missing = _cluster_problem()
     elif item.get_closest_marker("browser") and _chromium() is None:
         missing = f"no Chromium (looked for {', '.join(_CHROMIUM_NAMES)}, or set CHROMIUM)"
+    elif item.get_closest_marker("node"):
+        missing = node.problem()
     if missing and _IN_CI:
         pytest.fail(f"CI runs every test, but: {missing}", pytrace=False)
     if missing:

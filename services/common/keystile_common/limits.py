@@ -54,12 +54,16 @@ class LimitsMiddleware:
     def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         if len(scope["query_string"]) > MAX_QUERY_BYTES:
             return HTTPStatus.REQUEST_URI_TOO_LONG, f"the query must be at most {MAX_QUERY_BYTES} bytes"
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        size, lengths = 0, []
+        for name, value in scope["headers"]:  # once for both: this runs on every request
+            size += len(name) + len(value)
+            if name == b"content-length":
+                lengths.append(value)
+        if size > MAX_HEADER_BYTES:
             return (
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"all headers together must be at most {MAX_HEADER_BYTES} bytes",
             )
-        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         if any(not value.isdigit() for value in lengths):
             return HTTPStatus.BAD_REQUEST, "Content-Length must be a number"
         if any(len(value) > _MAX_DIGITS or int(value) > self._max_body for value in lengths):

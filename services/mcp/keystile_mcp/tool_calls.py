@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
+from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keystile_common.audit import Actor, AuditLog, EventType
@@ -31,6 +32,8 @@ class ToolCalls:
         self._calls = metrics.tool_calls
         self._resource = resource
         self._tools: set[str] = set()
+        # Names and outcomes are closed sets; a bound counter costs a quarter of a look-up.
+        self._bound: dict[tuple[str, str], Counter] = {}
 
     def know(self, tools: Iterable[str]) -> None:
         """Say which tools the server has; no other name gets into a metric or the audit log."""
@@ -41,7 +44,7 @@ class ToolCalls:
     def record_denied(self, tool: str | None, actor: Actor) -> None:
         """Record a request that lacked scopes: a call of `tool`, or no tool call if that is None."""
         if tool is not None:
-            self._calls.labels(self._known(tool), "denied").inc()
+            self._count(tool, "denied")
         self._audit.record(
             EventType.ACCESS_DENIED, "denied", actor, reason="insufficient_scope", target=self._target(tool)
         )
@@ -66,8 +69,15 @@ class ToolCalls:
 
     def _record(self, call: Operation, problem: str | None, actor: Actor) -> None:
         outcome = "failure" if problem else "success"
-        self._calls.labels(self._known(call.tool), outcome).inc()
+        self._count(call.tool, outcome)
         self._audit.record(EventType.TOOL_CALLED, outcome, actor, reason=problem, target=self._target(call.tool))
+
+    def _count(self, tool: str | None, outcome: str) -> None:
+        key = self._known(tool), outcome
+        counter = self._bound.get(key)
+        if counter is None:
+            counter = self._bound[key] = self._calls.labels(*key)
+        counter.inc()
 
     def _target(self, tool: str | None) -> dict[str, str]:
         target = {"resource": self._resource}

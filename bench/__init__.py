@@ -1,0 +1,1 @@
+"""What Keystile costs, as ratios to the same server without it: `make bench`."""

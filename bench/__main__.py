@@ -1,0 +1,42 @@
+"""`python -m bench [--quick] [NAME …]`: measure, and print the table."""
+
+import argparse
+import os
+import sys
+from datetime import UTC, datetime
+
+from bench import bearer, proxy, tool_calls
+from bench.rounds import Result, surroundings
+
+MEASURES = {"bearer": bearer.measure, "tool_calls": tool_calls.measure, "proxy": proxy.measure}
+
+
+def _row(line: Result) -> str:
+    met = "" if line.met is None else ("met" if line.met else "MISSED")
+    return f"| {line.name} | {line.value} | {line.spread} | {line.goal} | {met} |"
+
+
+def main() -> int:
+    """Answers 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two minutes for all of them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MEASURES)}; all by default")
+    chosen = parser.parse_args()
+    unknown = set(chosen.names) - set(MEASURES)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {surroundings()}; load {os.getloadavg()[0]:.1f} at the beginning")
+    print("\n| what | median | spread | goal | |\n| --- | --- | --- | --- | --- |", flush=True)
+    missed = False
+    for name in chosen.names or MEASURES:
+        affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        for line in MEASURES[name](chosen.quick):
+            print(_row(line), flush=True)
+            missed = missed or line.met is False
+        if affinity is not None:
+            os.sched_setaffinity(0, affinity)
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

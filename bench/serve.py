@@ -1,0 +1,100 @@
+"""The servers that are measured, each a process: `python -m bench.serve KIND PORT [UPSTREAM]`.
+
+bare is the SDK's server with no authorization; keystile the same server behind the bearer, the policy, the audit
+log and the metrics; proxy is Keystile before UPSTREAM. Introspection is answered from memory in the same process,
+and asked for once in 30 seconds.
+"""
+
+import asyncio
+import logging
+import sys
+from contextlib import AsyncExitStack
+
+import uvicorn
+from mcp.server.mcpserver import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from bench.rounds import pin
+from keystile_common import audit, opaque, traces
+from keystile_common.metrics import McpMetrics
+from keystile_common.settings import AuditSettings, TraceSettings
+from keystile_mcp.app import create_app
+from keystile_mcp.settings import McpSettings
+from keystile_mcp.streams import OpenStreams
+from tests.integration.mcp.resource_server import CLIENT_SECRET, authorization_server
+
+SERVER_CORE = 1
+_TEXT = opaque.ACCESS_TOKEN_PREFIX + "A" * 43
+TOKEN = _TEXT + opaque.checksum(_TEXT)
+
+
+def tools() -> MCPServer:
+    """An MCP server with a tool that costs next to nothing, so that what is around it shows."""
+    server = MCPServer("bench")
+
+    @server.tool()
+    async def echo(text: str) -> str:
+        """Say it again."""
+        return text
+
+    logging.getLogger("mcp").setLevel(logging.WARNING)
+    return server
+
+
+served = tools()
+
+
+def bare() -> Starlette:
+    """The SDK's own application, as safe against rebinding as Keystile's."""
+    security = TransportSecuritySettings(allowed_hosts=["127.0.0.1:*"])
+    return tools().streamable_http_app(transport_security=security)
+
+
+def settings(resource: str, issuer: str, upstream: str | None = None) -> McpSettings:
+    """Those that a server needs."""
+    values = {
+        "resource": resource,
+        "authorization_server": issuer,
+        "introspection": {"client_id": "bench", "client_secret": CLIENT_SECRET},
+        **({"upstream": {"url": upstream}} if upstream else {"app": "bench.serve:served"}),
+    }
+    return McpSettings.model_validate(values)
+
+
+async def _serve(kind: str, port: int, upstream: str | None) -> None:
+    async with AsyncExitStack() as stack:
+        app = bare() if kind == "bare" else await _keystile(stack, f"http://127.0.0.1:{port}/mcp", upstream)
+        config = uvicorn.Config(
+            app, port=port, log_config=None, access_log=False, proxy_headers=False, server_header=False, lifespan="on"
+        )
+        await uvicorn.Server(config).serve()
+
+
+async def _keystile(stack: AsyncExitStack, resource: str, upstream: str | None) -> ASGIApp:
+    scripted = await stack.enter_async_context(authorization_server())
+    scripted.resource = resource
+    scripted.issue(token=TOKEN, exp=4_000_000_000)
+    metrics = McpMetrics(CollectorRegistry(), "bench")
+    return create_app(
+        settings(resource, scripted.issuer, upstream),
+        metrics,
+        audit.configure(AuditSettings(), metrics.audit),
+        traces.configure(TraceSettings(), "keystile-mcp", "bench"),
+        streams=OpenStreams(),
+    )
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    kind, port, *upstream = sys.argv[1:]
+    pin(SERVER_CORE)
+    loop_factory = uvicorn.Config(bare).get_loop_factory()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_serve(kind, int(port), upstream[0] if upstream else None))
+
+
+if __name__ == "__main__":
+    main()
