@@ -50,8 +50,9 @@ class PolicyEnforcement:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request that the bearer check let through."""
         user: AuthenticatedUser = scope["user"]
-        operation = bodiless_operation(scope["method"])
-        if scope["method"] == "POST":
+        if scope["method"] != "POST":
+            operation = bodiless_operation(scope["method"])
+        else:
             body = await _read_body(receive)
             if body is None:
                 return

@@ -54,7 +54,7 @@ class Policy:
             if pattern.match(tool):
                 best = literals
                 scopes += pattern_scopes
-        return self._with_required(scopes)
+        return self._with_required(scopes) if scopes else self.required
 
     def _with_required(self, scopes: Sequence[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.required, *scopes)))
