@@ -24,6 +24,7 @@ from keystile_common.settings import TraceSettings
 from keystile_mcp.protection import Protection
 from keystile_mcp.settings import MAX_BODY_BYTES
 from keystile_mcp.streams import OpenStreams
+from keystile_mcp.token_source import token_source
 from tests.integration.mcp.resource_server import authorization_server, modern_headers, tool_call
 
 RESOURCE = "http://127.0.0.1:3232/mcp"
@@ -108,11 +109,13 @@ async def _protection(stack: AsyncExitStack) -> Protection:
     scripted.resource = RESOURCE
     scripted.issue(token=TOKEN, exp=4_000_000_000)
     metrics = McpMetrics(CollectorRegistry(), "bench")
+    chosen = settings(RESOURCE, scripted.issuer)
+    tracing = traces.configure(TraceSettings(), "keystile-mcp", "bench")
     protection = Protection(
-        settings(RESOURCE, scripted.issuer),
+        chosen,
+        token_source(chosen, metrics, tracing.tracer, time.time),
         metrics,
         AuditLog([StreamSink("stdout", io.StringIO())], metrics.audit),
-        traces.configure(TraceSettings(), "keystile-mcp", "bench"),
         streams=OpenStreams(),
         backend=_Nothing(),
     )
