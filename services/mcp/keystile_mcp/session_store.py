@@ -5,6 +5,7 @@ Keys (prefix `km:`, then the resource), in braces what Redis Cluster hashes:
 | key | what |
 |---|---|
 | `km:RESOURCE:key` | random bytes that every replica signs with |
+| `km:RESOURCE:alive:ADDRESS` | a replica that lives, for a few seconds |
 | `km:RESOURCE:{SESSION}` | a session: its owner's address, its principal |
 | `km:RESOURCE:{SESSION}:events` | a stream of its last events, for those who come back |
 """
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from keystile_common.store import Store
 
 MAX_EVENT_ID_CHARACTERS = 40
+ALIVE_SECONDS = 15
 MAX_EVENTS = 1000
 """So many events of a session are kept, and for as long as the session."""
 _KEY_BYTES = 32
@@ -88,6 +90,16 @@ class SessionStore:
             await self._store.redis.set(name, made, nx=True)
             text: str = await self._store.redis.get(name)
         return base64.b64decode(text)
+
+    async def live(self, address: str) -> None:
+        """Say that the replica at `address` lives; to be said again before `ALIVE_SECONDS` are over."""
+        with self._store.operation("session.live"):
+            await self._store.redis.set(f"{self._prefix}:alive:{address}", "1", ex=ALIVE_SECONDS)
+
+    async def is_alive(self, address: str) -> bool:
+        """Whether the replica at `address` has said so lately."""
+        with self._store.operation("session.is_alive"):
+            return bool(await self._store.redis.get(f"{self._prefix}:alive:{address}"))
 
     async def settle(self, session_id: str, residence: Residence) -> None:
         """Remember where a new session lives."""

@@ -5,6 +5,7 @@ another replica is handed over. When the replica of a session has died, the sess
 another one (MCP, session management).
 """
 
+import asyncio
 import contextlib
 import json
 import time
@@ -27,7 +28,7 @@ from keystile_common.store import StoreUnavailableError
 from keystile_mcp.forwarding import ForwardingError, Started
 from keystile_mcp.handover import Handover, Takeover
 from keystile_mcp.json_rpc import refuse
-from keystile_mcp.session_store import Residence, SessionStore
+from keystile_mcp.session_store import ALIVE_SECONDS, Residence, SessionStore
 from keystile_mcp.settings import HandoverSettings
 
 IDLE_SECONDS: Final = 30 * 60
@@ -36,7 +37,6 @@ REMEMBERED_SECONDS: Final = IDLE_SECONDS + 120
 KEEP_EVERY_SECONDS: Final = 60
 _VERSION: Final = b"mcp-protocol-version"
 _SESSION: Final = b"mcp-session-id"
-_GONE: Final = frozenset({"connection", "timeout"})
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -138,10 +138,20 @@ class SharedSessions:
         """The time in which requests are handed over and taken over; the store answers."""
         self._key = await self._sessions.shared_key()
         async with self._handover.forwarder, self._takeover.running(self._listen, self._key):
-            yield
+            living = asyncio.create_task(self._live())
+            try:
+                yield
+            finally:
+                living.cancel()
             # Whoever asks for them now learns at once that they are gone.
             with contextlib.suppress(StoreUnavailableError):
                 await self._sessions.end(self._manager.session_ids)
+
+    async def _live(self) -> None:
+        while True:
+            with contextlib.suppress(StoreUnavailableError):
+                await self._sessions.live(self._listen.reachable_at)
+            await asyncio.sleep(ALIVE_SECONDS / 3)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request that the bearer check and the policy let through."""
@@ -191,13 +201,23 @@ class SharedSessions:
             await self._handover.hand_over(residence.address, self._key, scope, receive, answer)
             self._handovers.labels("answered").inc()
         except ForwardingError as problem:
-            self._handovers.labels("gone" if problem.kind in _GONE else "failed").inc()
+            is_gone = not answer.is_started and await self._is_gone(residence.address, problem)
+            self._handovers.labels("gone" if is_gone else "failed").inc()
             if answer.is_started:
                 raise
-            if problem.kind in _GONE:
-                _log.warning("a replica with sessions is gone", address=residence.address, kind=problem.kind)
+            if is_gone:
+                _log.warning("a replica with sessions is gone", address=residence.address)
                 await self._sessions.end([session_id])
-            await _not_found(send)
+                await _not_found(send)
+            else:
+                await _unavailable(send)
+
+    async def _is_gone(self, address: str, problem: ForwardingError) -> bool:
+        # One that is slow keeps its sessions; of one whose machine has died nothing comes back either, but it no
+        # longer says that it lives.
+        return problem.kind == "connection" or (
+            problem.kind == "timeout" and not await self._sessions.is_alive(address)
+        )
 
     def _settling(self, scope: Scope, send: Send) -> Send:
         """A `send` that has the store remember a session before its client learns of it."""
@@ -246,5 +266,5 @@ async def _not_found(send: Send) -> None:
 
 async def _unavailable(send: Send) -> None:
     retry = [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())]
-    sentence = "Sessions cannot be looked up at the moment; try again"
+    sentence = "The session cannot be reached at the moment; try again"
     await refuse(send, HTTPStatus.SERVICE_UNAVAILABLE, INTERNAL_ERROR, sentence, headers=retry)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,7 +41,9 @@ def free_port() -> int:
 
 
 def shared(store_url: str, **more: Any) -> dict[str, Any]:
-    return {"sessions": "shared", "store": {"url": store_url}, "handover": {"port": free_port()}, **more}
+    # All replicas of a test are in one process, which may be slow to answer itself.
+    handover = {"port": free_port(), "connect_timeout_seconds": 5}
+    return {"sessions": "shared", "store": {"url": store_url}, "handover": handover, **more}
 
 
 @dataclass
@@ -212,6 +215,36 @@ async def test_a_dead_replica_costs_its_clients_one_new_session(
         assert (await open_session(survivor.http, survivor.url, token))["Mcp-Session-Id"]
 
 
+async def test_a_replica_that_is_slow_keeps_its_sessions_and_one_that_is_silent_does_not(
+    scripted: ScriptedAuthorizationServer, store_url: str
+) -> None:
+    # Connections to it are neither taken nor refused: its queue is full.
+    deaf = _loopback()
+    deaf.listen(0)
+    address = f"127.0.0.1:{deaf.getsockname()[1]}"
+    callers = [socket.socket() for _ in range(4)]
+    for caller in callers:
+        caller.setblocking(False)
+        caller.connect_ex(deaf.getsockname())
+    slow = {"handover": {"port": free_port(), "connect_timeout_seconds": 0.3}}
+    async with replicas(scripted, store_url, count=1, **slow) as running:
+        server = running.servers[0]
+        headers = await open_session(server.http, server.url, scripted.issue())
+        async with redis.asyncio.Redis.from_url(store_url, decode_responses=True) as client:
+            [key] = [key async for key in client.scan_iter(f"km:*{{{headers['Mcp-Session-Id']}}}")]
+            residence = json.loads(str(await client.get(key))) | {"address": address}
+            await client.set(key.replace(headers["Mcp-Session-Id"], "elsewhere"), json.dumps(residence))
+            alive = f"{key.split(':{')[0]}:alive:{address}"
+            await client.set(alive, "1")
+            headers["Mcp-Session-Id"] = "elsewhere"
+            slow_answer = await server.http.post(server.url, headers=headers, json=PING)
+            assert (slow_answer.status_code, slow_answer.headers["retry-after"]) == (503, "2")
+            await client.delete(alive)
+            assert (await server.http.post(server.url, headers=headers, json=PING)).status_code == 404
+    for each in (deaf, *callers):
+        each.close()
+
+
 async def test_sessions_of_a_replica_that_stops_are_gone_at_once(
     scripted: ScriptedAuthorizationServer, store_url: str
 ) -> None:
@@ -317,22 +350,22 @@ class TestTakeover:
         assert await self.post(self.claims(body), self.key, body) == 404
 
 
-async def test_many_sessions_on_two_replicas_never_get_each_others_answers(pair: Replicas) -> None:
+async def test_a_thousand_sessions_on_two_replicas_never_get_each_others_answers(pair: Replicas) -> None:
     """Each with its own user, its calls spread over both replicas."""
 
-    async def one(number: int) -> None:
+    async def one(http: httpx2.AsyncClient, number: int) -> None:
         token = pair.authorization_server.issue(sub=f"user {number}")
-        async with httpx2.AsyncClient(timeout=30, headers={"Host": "tools.example.com"}) as http:
-            headers = await open_session(http, pair.url(number % 2), token)
-            for turn in range(2):
-                asked = number * 10 + turn
-                server = pair.servers[(number + turn) % 2]
-                answer = await http.post(server.url, headers=headers, json=call(asked))
-                assert result_of(answer, asked) == f"text {asked}"
+        headers = await open_session(http, pair.url(number % 2), token)
+        for turn in range(2):
+            asked = number * 10 + turn
+            server = pair.servers[(number + turn) % 2]
+            answer = await http.post(server.url, headers=headers, json=call(asked))
+            assert result_of(answer, asked) == f"text {asked}"
 
-    for start in range(0, 200, 50):
-        await asyncio.gather(*(one(number) for number in range(start, start + 50)))
-    assert sum(server.metric("keystile_mcp_sessions") for server in pair.servers) == 200
+    async with httpx2.AsyncClient(timeout=30, headers={"Host": "tools.example.com"}) as http:
+        for start in range(0, 1000, 50):
+            await asyncio.gather(*(one(http, number) for number in range(start, start + 50)))
+    assert sum(server.metric("keystile_mcp_sessions") for server in pair.servers) == 1000
 
 
 async def test_the_sdks_own_client_works_through_whichever_replica(pair: Replicas) -> None:
