@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from mcp.server.mcpserver import MCPServer
 from starlette.types import ASGIApp
 
 from keystile_common import health
@@ -13,7 +14,7 @@ from keystile_common.limits import LimitsMiddleware
 from keystile_common.metrics import McpMetrics
 from keystile_common.store import connect
 from keystile_common.traces import TraceMiddleware, Tracing
-from keystile_mcp import __version__, asgi_app, reference_server, transport
+from keystile_mcp import __version__, asgi_app, reference_server, request_state, transport
 from keystile_mcp.backend import Backend
 from keystile_mcp.introspection_cache import Clock
 from keystile_mcp.protection import McpEndpoint, Protection
@@ -101,9 +102,17 @@ def _backend(settings: ResourceServerSettings, metrics: McpMetrics, tracing: Tra
         return asgi_app.backend(settings.app, settings, metrics, sessions)
     if settings.upstream.url is not None:
         return Upstream(settings, metrics, sessions)
-    return transport.SdkServer(reference_server.create_server(__version__), settings, metrics, sessions)
+    return transport.SdkServer(_reference_server(settings), settings, metrics, sessions)
 
 
 def _shared(settings: ResourceServerSettings, metrics: McpMetrics, tracing: Tracing) -> SessionStore:
     store = connect(settings.store, metrics.store(), tracing.tracer)
     return SessionStore(store, settings.resource, REMEMBERED_SECONDS)
+
+
+def _reference_server(settings: ResourceServerSettings) -> MCPServer:
+    return reference_server.create_server(
+        __version__,
+        account_url=settings.authorization_server.rstrip("/") + "/account",
+        request_state=request_state.security(settings.request_state_key, settings.resource),
+    )

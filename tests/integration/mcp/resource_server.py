@@ -118,11 +118,11 @@ class ResourceServer:
         return await self.http.post(self.url, headers=modern_headers(tool, token), json=tool_call(tool, arguments))
 
     @asynccontextmanager
-    async def client(self, token: str, mode: ConnectMode = MODERN) -> AsyncIterator[Client]:
-        """The SDK's own client, with `token` on every request."""
+    async def client(self, token: str, mode: ConnectMode = MODERN, **options: Any) -> AsyncIterator[Client]:
+        """The SDK's own client, with `token` on every request; `options` are its own."""
         async with (
             httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=10) as http,
-            Client(streamable_http_client(self.url, http_client=http), mode=mode) as client,
+            Client(streamable_http_client(self.url, http_client=http), mode=mode, **options) as client,
         ):
             yield client
 
