@@ -40,7 +40,7 @@ async def ask(server: ResourceServer, token: str, tool: str = "order_meal") -> t
     return result["requestState"], dict.fromkeys(result["inputRequests"], ANSWERS[tool])
 
 
-async def answer(server: ResourceServer, token: str, state: str, answers: dict[str, Any]) -> dict[str, Any]:
+async def second_round(server: ResourceServer, token: str, state: str, answers: dict[str, Any]) -> dict[str, Any]:
     """The second round."""
     return await call(server, token, requestState=state, inputResponses=answers)
 
@@ -52,15 +52,15 @@ def is_refused(answered: dict[str, Any]) -> bool:
 async def test_the_state_and_the_answers_end_the_call(server: ResourceServer) -> None:
     token = server.authorization_server.issue()
     state, answers = await ask(server, token)
-    assert (await answer(server, token, state, answers))["result"]["content"][0]["text"] == "soup for 1"
+    assert (await second_round(server, token, state, answers))["result"]["content"][0]["text"] == "soup for 1"
 
 
 @pytest.mark.parametrize("claims", [{"sub": "mallory"}, {"client_id": "another"}])
 async def test_the_state_of_another_user_or_client_is_refused(server: ResourceServer, claims: dict[str, str]) -> None:
     issue = server.authorization_server.issue
     state, answers = await ask(server, issue(sub="alice"))
-    assert is_refused(await answer(server, issue(**{"sub": "alice", **claims}), state, answers))
-    assert "result" in await answer(server, issue(sub="alice"), state, answers)
+    assert is_refused(await second_round(server, issue(**{"sub": "alice", **claims}), state, answers))
+    assert "result" in await second_round(server, issue(sub="alice"), state, answers)
 
 
 async def test_an_expired_state_is_refused(scripted: ScriptedAuthorizationServer) -> None:
@@ -68,9 +68,9 @@ async def test_an_expired_state_is_refused(scripted: ScriptedAuthorizationServer
     async with resource_server(scripted, app=f"{HERE}:hasty") as server:
         token = scripted.issue()
         state, answers = await ask(server, token)
-        assert "result" in await answer(server, token, state, answers)
+        assert "result" in await second_round(server, token, state, answers)
         await asyncio.sleep(3.1)
-        assert is_refused(await answer(server, token, state, answers))
+        assert is_refused(await second_round(server, token, state, answers))
 
 
 @pytest.mark.parametrize("position", [0, 3, 8, 20, 60, -1])
@@ -80,14 +80,14 @@ async def test_a_state_that_was_changed_is_refused(server: ResourceServer, posit
     changed = list(state)
     changed[position] = "A" if changed[position] != "A" else "B"
     for tampered in ("".join(changed), state + "A", state[:-4], "", "x", "v1.", "v1." + "A" * 10_000):
-        assert is_refused(await answer(server, token, tampered, answers)), tampered
+        assert is_refused(await second_round(server, token, tampered, answers)), tampered
 
 
 async def test_the_state_of_another_tool_is_refused(server: ResourceServer) -> None:
     token = server.authorization_server.issue()
     state, _ = await ask(server, token, "open_account")
     _, answers = await ask(server, token)
-    assert is_refused(await answer(server, token, state, answers))
+    assert is_refused(await second_round(server, token, state, answers))
 
 
 async def test_an_answer_without_its_state_is_asked_for_again(server: ResourceServer) -> None:
@@ -117,7 +117,7 @@ async def test_replicas_take_each_others_states_if_they_share_the_key(scripted: 
         state, answers = await ask(first, token)
         for replica in (second, stranger):
             replica.http.headers["Host"] = first.origin.removeprefix("http://")
-        assert is_refused(await answer(stranger, token, state, answers))
-        assert "result" in await answer(second, token, state, answers)
+        assert is_refused(await second_round(stranger, token, state, answers))
+        assert "result" in await second_round(second, token, state, answers)
         scripted.resource = other_resource.url
-        assert is_refused(await answer(other_resource, scripted.issue(), state, answers))
+        assert is_refused(await second_round(other_resource, scripted.issue(), state, answers))
