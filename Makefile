@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test clients bench chart cluster cluster-down images e2e check format audit lock wheels clean
+.PHONY: help run test clients conformance bench chart cluster cluster-down images e2e check format audit lock wheels clean
 
 BIN := .venv/bin
 CODE := services tests scripts bench
@@ -25,6 +25,10 @@ clients: ## clients and a server that others made (Node.js 22.19 and up); ARGS="
 bench: ## what the bearer, the whole of a tool call and the proxy cost; ARGS=--quick takes two minutes
 	@scripts/venv test
 	@$(BIN)/python -m bench $(ARGS)
+
+conformance: ## the official MCP conformance suites (Node 22 or newer); ARGS="-k proxy" go to pytest
+	@scripts/venv test
+	@$(BIN)/python -m pytest tests/conformance $(ARGS)
 
 chart: ## the chart: rendered, linted, validated, its queries and alerts tested
 	@scripts/venv test

@@ -210,6 +210,11 @@ mcp.sessions
     Whether a client of a revision before 2026-07-28 gets a session, which lives in the process that opened it
     (`process`), or any replica takes the requests of any session, by `store` and `handover` (`shared`), or each of its
     requests is served alone by any replica (`none`).
+mcp.request_state_key
+    At least 32 random bytes in base64, the same for all replicas: `openssl rand -base64 32`. It seals what a client of
+    revision 2026-07-28 carries between the rounds of a call (`requestState`) at the reference server. By default
+    replicas take a key from `store` where `sessions` is `shared`; else each process makes up its own, and refuses what
+    another has sealed.
 mcp.app
     Your own MCP server instead of the reference server, as `module:name`: the Python SDK's `MCPServer` or `Server`, or
     an ASGI application that serves MCP at the path of `resource`. Also `keystile-mcp --app`.

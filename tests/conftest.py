@@ -16,6 +16,7 @@ import pytest
 from keystile_auth.store import embedded
 from tests import node
 from tests.auth_server import AuthServer, running_auth_server
+from tests.conformance import suite
 
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _CLUSTER_PROGRAMS = ("docker", "kind", "kubectl", "helm", "openssl")
@@ -49,6 +50,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         missing = _docker_problem()
     elif item.get_closest_marker("cluster"):
         missing = _cluster_problem()
+    elif item.get_closest_marker("conformance"):
+        missing = suite.problem()
     elif item.get_closest_marker("browser") and _chromium() is None:
         missing = f"no Chromium (looked for {', '.join(_CHROMIUM_NAMES)}, or set CHROMIUM)"
     elif item.get_closest_marker("node"):

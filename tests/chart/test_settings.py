@@ -25,8 +25,8 @@ MADE_FOR_AUTH = {
     "metadata_documents.allow_loopback", "metadata_documents.ca_file",
 }  # fmt: skip
 MADE_FOR_MCP = {
-    "app", "resource", "resource_name", "authorization_server", "scopes", "required_scopes", "policy", "listen",
-    "metrics",
+    "app", "request_state_key", "resource", "resource_name", "authorization_server", "scopes", "required_scopes",
+    "policy", "listen", "metrics",
     "trusted_proxies", "audit", "traces", "log",
     "jwks.url", "jwks.ca_file",
     "introspection.url", "introspection.client_id", "introspection.client_secret", "introspection.token_file",

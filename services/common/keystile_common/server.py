@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keystile_common.certificates import ServerCertificate
+from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.settings import Listen
 
 
@@ -127,6 +128,7 @@ def run(
     startup = _Startup(app)
     config = uvicorn.Config(
         startup,
+        http=BoundedHttpProtocol,
         access_log=False,
         log_config=None,
         server_header=False,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from mcp.server.request_state import RequestStateSecurity
 from starlette.types import ASGIApp
 
 from keystile_common import health
@@ -17,6 +18,7 @@ from keystile_mcp import __version__, asgi_app, reference_server, transport
 from keystile_mcp.backend import Backend
 from keystile_mcp.introspection_cache import Clock
 from keystile_mcp.protection import McpEndpoint, Protection
+from keystile_mcp.request_state import ReplicaCodec
 from keystile_mcp.session_store import SessionStore
 from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings, ResourceServerSettings
 from keystile_mcp.shared_sessions import REMEMBERED_SECONDS
@@ -101,9 +103,21 @@ def _backend(settings: ResourceServerSettings, metrics: McpMetrics, tracing: Tra
         return asgi_app.backend(settings.app, settings, metrics, sessions)
     if settings.upstream.url is not None:
         return Upstream(settings, metrics, sessions)
-    return transport.SdkServer(reference_server.create_server(__version__), settings, metrics, sessions)
+    return _reference_server(settings, metrics, sessions)
 
 
 def _shared(settings: ResourceServerSettings, metrics: McpMetrics, tracing: Tracing) -> SessionStore:
     store = connect(settings.store, metrics.store(), tracing.tracer)
     return SessionStore(store, settings.resource, REMEMBERED_SECONDS)
+
+
+def _reference_server(
+    settings: ResourceServerSettings, metrics: McpMetrics, sessions: SessionStore | None
+) -> transport.SdkServer:
+    codec = ReplicaCodec(settings.request_state_key)
+    server = reference_server.create_server(
+        __version__,
+        account_url=settings.authorization_server.rstrip("/") + "/account",
+        request_state=RequestStateSecurity(codec=codec, audience=settings.resource),
+    )
+    return transport.SdkServer(server, settings, metrics, sessions, use_key=codec.use)

@@ -62,7 +62,8 @@ class Bearer:
         except BearerError as error:
             await self._refuse(error, scope, send)
             return
-        headers = [header for header in scope["headers"] if header[0] != b"authorization"]
+        # httptools leaves white space at the end of a value, which is no part of it (RFC 9110 section 5.5).
+        headers = [(name, value.rstrip(b" \t")) for name, value in scope["headers"] if name != b"authorization"]
         active = answer.token
         inner = {**scope, "headers": headers, "user": active.user, "auth": active.credentials}
         stream = BoundedStream(
@@ -88,7 +89,7 @@ def read_token(scope: Scope) -> str:
     """
     if scope["query_string"] and _names_a_token(scope["query_string"]):
         raise malformed_request("An access token must not be in the URL; send it in the Authorization header")
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    values = [value.rstrip(b" \t") for name, value in scope["headers"] if name == b"authorization"]
     if not values:
         raise missing_token()
     if len(values) > 1:

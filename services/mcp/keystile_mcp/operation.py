@@ -73,8 +73,8 @@ def read_operation(body: bytes, *, strictly: bool = False) -> Operation:
         return Operation("response")
     method = message["method"]
     request_id = message.get("id")
-    if not isinstance(request_id, str | int):
-        request_id = None
+    if "id" in message and (not isinstance(request_id, str | int) or isinstance(request_id, bool)):
+        raise MessageError(INVALID_REQUEST, "The id of a request must be a string or an integer")
     if method != "tools/call":
         known = isinstance(method, str) and method in METHODS
         return Operation(method if known else "unknown", request_id=request_id)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from keystile_common.settings import (
     Listen,
@@ -15,6 +15,7 @@ from keystile_common.settings import (
     StoreSettings,
     is_loopback_host,
 )
+from keystile_mcp import request_state
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """The most that a request to the MCP endpoint may bring."""
@@ -222,9 +223,17 @@ class ResourceServerSettings(ServiceSettings):
     sessions: Literal["process", "shared", "none"] = "process"
     store: StoreSettings = StoreSettings()
     handover: HandoverSettings = HandoverSettings()
+    request_state_key: SecretStr | None = None
     listen: McpListen = McpListen()
     metrics: MetricsListen = MetricsListen()
     drain_seconds: int = Field(default=20, ge=0)
+
+    @field_validator("request_state_key")
+    @classmethod
+    def _request_state_key_is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None:
+            request_state.decode_key(key)
+        return key
 
     @model_validator(mode="after")
     def _serves_one_thing(self) -> Self:

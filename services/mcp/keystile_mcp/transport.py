@@ -5,7 +5,7 @@ older revisions open a session and get event streams.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,6 +85,7 @@ class SdkServer:
         settings: the resource, its sessions, and the hosts and origins it is reached by.
         metrics: where sessions are counted.
         sessions: where replicas find each other's sessions; None where each process has its own.
+        use_key: is given the bytes that all replicas share, if there are any, before anything is served.
     """
 
     reads_elsewhere = False
@@ -95,8 +96,10 @@ class SdkServer:
         settings: ResourceServerSettings,
         metrics: McpMetrics,
         sessions: SessionStore | None = None,
+        use_key: Callable[[bytes], None] | None = None,
     ) -> None:
         self._server = server
+        self._use_key = use_key
         self._sessions = sessions
         self._start_seconds = settings.store.start_seconds
         # The public way to one, `MCPServer.streamable_http_app`, makes a whole application around it.
@@ -135,6 +138,8 @@ class SdkServer:
                 yield
             return
         async with self._sessions.connected(self._start_seconds), self._manager.run(), self._shared.running():
+            if self._use_key is not None:
+                self._use_key(await self._sessions.shared_key())
             yield
 
     async def tools(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from keystile_common import opaque, traces
 from keystile_common.audit import AuditLog, StreamSink
+from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.metrics import McpMetrics
 from keystile_common.settings import TraceSettings
 from keystile_common.traces import Tracing
@@ -118,11 +119,11 @@ class ResourceServer:
         return await self.http.post(self.url, headers=modern_headers(tool, token), json=tool_call(tool, arguments))
 
     @asynccontextmanager
-    async def client(self, token: str, mode: ConnectMode = MODERN) -> AsyncIterator[Client]:
-        """The SDK's own client, with `token` on every request."""
+    async def client(self, token: str, mode: ConnectMode = MODERN, **options: Any) -> AsyncIterator[Client]:
+        """The SDK's own client, with `token` on every request; `options` are its own."""
         async with (
             httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=10) as http,
-            Client(streamable_http_client(self.url, http_client=http), mode=mode) as client,
+            Client(streamable_http_client(self.url, http_client=http), mode=mode, **options) as client,
         ):
             yield client
 
@@ -184,7 +185,10 @@ async def authorization_server() -> AsyncIterator[ScriptedAuthorizationServer]:
 
 @asynccontextmanager
 async def resource_server(
-    scripted: ScriptedAuthorizationServer, tracing: Tracing | None = None, **settings: Any
+    scripted: ScriptedAuthorizationServer,
+    tracing: Tracing | None = None,
+    http: type[BoundedHttpProtocol] = BoundedHttpProtocol,
+    **settings: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Serve the application under uvicorn; `settings` go over those that every test needs."""
 
@@ -192,7 +196,7 @@ async def resource_server(
         used = tracing or traces.configure(TraceSettings(), "keystile-mcp", "test")
         return create_app(chosen, metrics, audit, used, streams=OpenStreams())
 
-    async with serving(scripted, make, **settings) as server:
+    async with serving(scripted, make, http, **settings) as server:
         yield server
 
 
@@ -200,6 +204,7 @@ async def resource_server(
 async def serving(
     scripted: ScriptedAuthorizationServer,
     make: Callable[[McpSettings, McpMetrics, AuditLog], ASGIApp],
+    http: type[BoundedHttpProtocol] = BoundedHttpProtocol,
     **settings: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Serve what `make` makes under uvicorn."""
@@ -219,6 +224,7 @@ async def serving(
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=http,
             log_config=None,
             access_log=False,
             proxy_headers=False,
@@ -232,9 +238,9 @@ async def serving(
         await asyncio.sleep(0.005)
     # As through an ingress: what is connected to need not be what the resource is called.
     headers = {"Host": urlsplit(scripted.resource).netloc}
-    async with httpx2.AsyncClient(timeout=10, headers=headers) as http:
+    async with httpx2.AsyncClient(timeout=10, headers=headers) as client:
         try:
-            yield ResourceServer(url, scripted, metrics.registry, audit_text, http)
+            yield ResourceServer(url, scripted, metrics.registry, audit_text, client)
         finally:
             server.should_exit = True
             await task

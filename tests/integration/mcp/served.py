@@ -6,11 +6,14 @@ from contextlib import asynccontextmanager
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
+from mcp.server.request_state import RequestStateSecurity
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+
+from keystile_mcp.reference_server import create_server
 
 mcp = MCPServer("served")
 state: list[str] = []
@@ -37,6 +40,10 @@ def remove_all() -> str:
     """Remove everything."""
     return "removed"
 
+
+hasty = create_server(
+    "1", account_url="http://127.0.0.1:1/account", request_state=RequestStateSecurity(keys=[b"k" * 32], ttl=2)
+)
 
 low_level: Server = mcp._lowlevel_server
 

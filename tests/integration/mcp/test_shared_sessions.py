@@ -27,6 +27,7 @@ from tests.integration.mcp.resource_server import (
     resource_server,
     tool_call,
 )
+from tests.integration.mcp.test_request_state import ask, second_round
 from tests.security.valkey import Valkey, valkey
 
 RESOURCE = "https://tools.example.com/mcp"
@@ -386,3 +387,11 @@ async def test_the_sdks_own_client_works_through_whichever_replica(pair: Replica
         for number in range(6):
             result = await client.call_tool("echo", {"text": str(number)})
             assert result.structured_content == {"result": str(number)}
+
+
+async def test_a_replica_takes_the_request_state_that_another_has_sealed(pair: Replicas) -> None:
+    one, two = pair.servers
+    token = pair.authorization_server.issue()
+    state, answers = await ask(one, token)
+    answered = await second_round(two, token, state, answers)
+    assert answered["result"]["content"][0]["text"] == "soup for 1"

@@ -20,8 +20,8 @@ WIRES: list[ConnectMode] = [MODERN, "legacy", "auto"]
 async def test_a_client_lists_and_calls_tools(server: ResourceServer, wire: ConnectMode) -> None:
     token = server.authorization_server.issue()
     async with server.client(token, wire) as client:
-        tools = await client.list_tools()
-        assert [tool.name for tool in tools.tools] == ["echo", "add", "who_am_i", "long_running"]
+        tools = [tool.name for tool in (await client.list_tools()).tools]
+        assert {"echo", "add", "who_am_i", "long_running"} <= set(tools)
         echoed = await client.call_tool("echo", {"text": "hello"})
         assert echoed.structured_content == {"result": "hello"}
         summed = await client.call_tool("add", {"a": 2, "b": 0.5})

@@ -138,3 +138,16 @@ def test_a_mistyped_key_is_refused_with_the_one_that_was_meant() -> None:
 def test_the_secret_is_not_shown() -> None:
     assert "hunter2" not in repr(settings())
     assert "hunter2" not in refusal(RESOURCE="x")
+
+
+@pytest.mark.parametrize("value", ["short", "c2hvcnQ=", "A" * 43, "*" * 44, "hunter2-hunter2-hunter2-hunter2-hunter2"])
+def test_a_request_state_key_is_32_bytes_in_base64_and_not_repeated(value: str) -> None:
+    text = refusal(REQUEST_STATE_KEY=value)
+    assert text.startswith(
+        "request_state_key (the variable KEYSTILE_REQUEST_STATE_KEY): must be at least 32 random bytes in base64"
+    )
+    assert value not in text
+
+
+def test_a_request_state_key_is_not_shown() -> None:
+    assert "QUFB" not in repr(settings(REQUEST_STATE_KEY="QUFB" * 11))

@@ -1,10 +1,9 @@
-"""The reference server's tools."""
+"""Tools that answer at once, with structured output."""
 
 from typing import Annotated
 
-import anyio
 from mcp.server.auth.middleware.auth_context import get_access_token
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import MCPServer
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
@@ -18,6 +17,14 @@ class Identity(BaseModel):
     client_id: str = Field(description="The client that the user connected")
     issuer: str | None = Field(description="The authorization server")
     scopes: list[str] = Field(description="What the user allowed the client")
+
+
+class TextCounts(BaseModel):
+    """What a text consists of."""
+
+    characters: int = Field(description="Unicode characters, spaces among them")
+    words: int = Field(description="Runs of characters between spaces")
+    lines: int = Field(description="Lines, the last one too if no line end follows it")
 
 
 def echo(text: Annotated[str, Field(description="What to say back")]) -> str:
@@ -46,21 +53,12 @@ def who_am_i() -> Identity:
     )
 
 
-async def long_running(
-    context: Context,
-    seconds: Annotated[float, Field(ge=0, le=300, description="How long it takes")] = 5,
-    steps: Annotated[int, Field(ge=1, le=100, description="How often it reports progress")] = 5,
-) -> str:
-    """Work for a while and report progress."""
-    for step in range(1, steps + 1):
-        await anyio.sleep(seconds / steps)
-        await context.report_progress(step, steps, f"Step {step} of {steps}")
-    return f"Done: {steps} steps in {seconds:g} s"
+def count_text(text: Annotated[str, Field(description="The text")]) -> TextCounts:
+    """Count the characters, words and lines of a text: structured output with a schema."""
+    return TextCounts(characters=len(text), words=len(text.split()), lines=len(text.splitlines()))
 
 
 def register(server: MCPServer) -> None:
     """Add the tools to `server`."""
-    server.tool(annotations=READ_ONLY)(echo)
-    server.tool(annotations=READ_ONLY)(add)
-    server.tool(annotations=READ_ONLY)(who_am_i)
-    server.tool()(long_running)
+    for tool in (echo, add, who_am_i, count_text):
+        server.tool(annotations=READ_ONLY)(tool)

@@ -1,0 +1,93 @@
+"""HTTP/1.1 for uvicorn, with bounds that it does not set: how long a request may take to come, and how large its head.
+
+A request that is complete may be answered as late as the application likes; a stream may stay open for hours.
+"""
+
+import asyncio
+from http import HTTPStatus
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+REQUEST_SECONDS = 30.0
+"""From the connection, or the answer before, to the last byte of the request."""
+MAX_HEAD_BYTES = 64 * 1024
+"""What a request line and headers may take before they are whole; how long they may be is the application's matter."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Closes connections whose request does not come to an end."""
+
+    request_seconds = REQUEST_SECONDS
+
+    _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless the head has no end."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._close_with(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is whole; another may follow."""
+        super().on_message_complete()
+        self._in_head, self._head_bytes = True, 0
+        if self.cycle.response_complete:
+            # It was refused before its end.
+            self._expect_request()
+        else:
+            self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._expect_request()
+
+    def _expect_request(self) -> None:
+        self._stop_waiting()
+        self._deadline = self.loop.call_later(self.request_seconds, self._too_late)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _current(self) -> RequestResponseCycle | None:
+        """The request that is read or answered now."""
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def _too_late(self) -> None:
+        cycle = self._current()
+        # A whole request may have come behind the one before (pipelining): it is being answered.
+        if cycle is None or cycle.more_body:
+            self._close_with(HTTPStatus.REQUEST_TIMEOUT)
+
+    def _close_with(self, status: HTTPStatus) -> None:
+        if self.transport.is_closing():
+            return
+        cycle = self._current()
+        has_answer = cycle is not None and cycle.response_started
+        if not has_answer and (self._head_bytes or not self._in_head):
+            line = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            self.transport.write(line.encode())
+        self.transport.close()
