@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,8 @@ FIRST = "0" * 64
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 """As `json.dumps`, which makes an encoder anew for each line."""
+_REMEMBERED = 1024
+"""So many actors and targets are kept as the JSON they become: the same few come again and again."""
 
 
 class EventType(StrEnum):
@@ -75,8 +78,12 @@ class StreamSink:
         self._stream = stream
         self._chain = (0, FIRST)
 
-    def write(self, event: dict[str, Any]) -> None:
-        """Append one event; raises OSError or ValueError when the stream does not take it."""
+    def write(self, event: str) -> None:
+        """Append one event; raises OSError or ValueError when the stream does not take it.
+
+        Args:
+            event: its JSON but for the brace at its end, where its place in the chain goes.
+        """
         line, self._chain = _chained(event, self._chain)
         self._stream.write(line + "\n")
         self._stream.flush()
@@ -96,8 +103,8 @@ class FileSink:
         self._file = os.fdopen(descriptor, "ab", buffering=0)
         self._chain, self._size = (0, FIRST), 0
 
-    def write(self, event: dict[str, Any]) -> None:
-        """Append one event; raises OSError or ValueError when the file does not take it."""
+    def write(self, event: str) -> None:
+        """Append one event, as `StreamSink.write`; raises OSError or ValueError when the file does not take it."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             size = os.fstat(self._file.fileno()).st_size
@@ -158,17 +165,13 @@ class AuditLog:
         if counter is None:  # types and outcomes are closed sets, so this stays small
             counter = self._counters[kind, outcome] = self._metrics.events.labels(kind, outcome)
         counter.inc()
-        event = {
-            "audit": True,
-            "time": f"{datetime.now(UTC).isoformat(timespec='milliseconds')[:-6]}Z",  # +00:00, as it is in RFC 3339
-            "type": kind,
-            "id": identifier,
-            "outcome": outcome,
-            "reason": reason,
-            "actor": {"sub": actor.sub, "client_id": actor.client_id, "ip": actor.ip},
-            "target": target or {},
-            "trace_id": trace_id(),
-        }
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6]  # without +00:00, which RFC 3339 writes as Z
+        # Put together from parts that are known as JSON: this runs with every tool call.
+        event = (
+            f'{{"audit":true,"time":"{time}Z","type":"{kind}","id":"{identifier}","outcome":{_text(outcome)},'
+            f'"reason":{_text(reason)},"actor":{_actor(actor)},"target":{_target(tuple((target or {}).items()))},'
+            f'"trace_id":{_to_json(trace_id())}'
+        )
         for sink in self._sinks:
             try:
                 sink.write(event)
@@ -197,9 +200,24 @@ def configure(settings: AuditSettings, metrics: AuditMetrics) -> AuditLog:
     return AuditLog(sinks, metrics)
 
 
-def _chained(event: dict[str, Any], chain: tuple[int, str]) -> tuple[str, tuple[int, str]]:
+@lru_cache(_REMEMBERED)
+def _text(value: str | None) -> str:
+    return _to_json(value)
+
+
+@lru_cache(_REMEMBERED)
+def _actor(actor: Actor) -> str:
+    return _to_json({"sub": actor.sub, "client_id": actor.client_id, "ip": actor.ip})
+
+
+@lru_cache(_REMEMBERED)
+def _target(target: tuple[tuple[str, str], ...]) -> str:
+    return _to_json(dict(target))
+
+
+def _chained(event: str, chain: tuple[int, str]) -> tuple[str, tuple[int, str]]:
     sequence, previous = chain
-    line = _to_json({**event, "sequence": sequence + 1, "previous": previous})
+    line = f'{event},"sequence":{sequence + 1},"previous":"{previous}"}}'
     return line, (sequence + 1, _hash(line))
 
 

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.backend import Backend, BackendError
+from keystile_mcp.host_and_origin import HostAndOrigin
 from keystile_mcp.owned_sessions import OwnedSessions
 from keystile_mcp.session_store import SessionStore
 from keystile_mcp.settings import ResourceServerSettings
-from keystile_mcp.transport import HostAndOrigin, SdkServer
+from keystile_mcp.transport import SdkServer
 
 _log = structlog.stdlib.get_logger(__name__)
 

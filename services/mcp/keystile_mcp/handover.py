@@ -59,13 +59,11 @@ class Takeover:
 
     Args:
         app: serves sessions of this process; it finds the caller in `scope["user"]`.
-        host: what the Host header said before.
         clock: Unix time in seconds.
     """
 
-    def __init__(self, app: ASGIApp, host: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.time) -> None:
         self._app = app
-        self._host = (b"host", host.encode())
         self._clock = clock
         self._key = b""
 
@@ -107,9 +105,9 @@ class Takeover:
         if claims is None or not self._fits(claims, scope, body):
             await Response(status_code=403)(scope, receive, send)
             return
-        headers = [header for header in scope["headers"] if header[0] not in {b"host", HEADER.encode()}]
+        headers = [header for header in scope["headers"] if header[0] != HEADER.encode()]
         user = AuthenticatedUser(AccessToken(token="", **claims["caller"]))
-        taken = {**scope, "path": claims["path"], "headers": [*headers, self._host], "user": user}
+        taken = {**scope, "path": claims["path"], "headers": headers, "user": user}
         await self._app(taken, _again(body, receive), send)
 
     def _fits(self, claims: dict[str, Any], scope: Scope, body: bytes) -> bool:

@@ -109,7 +109,6 @@ class SharedSessions:
         manager: its sessions.
         sessions: what the replicas share.
         listen: where this one takes over requests.
-        host: what the Host header of this resource's requests says.
         metrics: where hand-overs are counted.
     """
 
@@ -120,7 +119,6 @@ class SharedSessions:
         sessions: SessionStore,
         *,
         listen: HandoverSettings,
-        host: str,
         metrics: McpMetrics,
     ) -> None:
         self._local = local
@@ -128,7 +126,7 @@ class SharedSessions:
         self._sessions = sessions
         self._listen = listen
         self._handover = Handover(listen)
-        self._takeover = Takeover(self._serve_taken, host)
+        self._takeover = Takeover(self._serve_taken)
         self._handovers = metrics.session_handovers
         self._kept: dict[str, float] = {}
         self._key = b""

@@ -8,64 +8,26 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
+from mcp.server._otel import OpenTelemetryMiddleware
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
-from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from sse_starlette.sse import AppStatus
-from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from keystile_common.metrics import McpMetrics
 from keystile_common.settings import LogSettings
+from keystile_mcp.host_and_origin import HostAndOrigin
 from keystile_mcp.session_store import SessionStore
 from keystile_mcp.settings import MAX_BODY_BYTES, ResourceServerSettings
 from keystile_mcp.shared_sessions import SharedManager, SharedSessions
 
-_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-def allowed_hosts(settings: ResourceServerSettings) -> list[str]:
-    """What the Host header may say: the resource's own host, or any loopback name if it is a local one.
-
-    A web page that has its name rebound to our address still sends its own name.
-    """
-    url = urlsplit(settings.resource)
-    if not settings.is_local:
-        hosts = [url.netloc] if url.port else [url.netloc, f"{url.netloc}:{_DEFAULT_PORTS[url.scheme]}"]
-    else:
-        hosts = [f"{name}:{url.port}" if url.port else name for name in _LOOPBACK_NAMES]
-    return hosts
-
-
-def allowed_origins(settings: ResourceServerSettings) -> list[str]:
-    """What the Origin header may say, if there is one: those set, and the resource's own."""
-    scheme = urlsplit(settings.resource).scheme
-    return [*settings.allowed_origins, *(f"{scheme}://{host}" for host in allowed_hosts(settings))]
-
-
-def _security(settings: ResourceServerSettings) -> TransportSecuritySettings:
-    return TransportSecuritySettings(allowed_hosts=allowed_hosts(settings), allowed_origins=allowed_origins(settings))
-
-
-class HostAndOrigin:
-    """Lets a request through to `app` if it names this resource's host, and an allowed origin if any (MCP, transports).
-
-    The SDK's own transport does so by itself.
-    """
-
-    def __init__(self, app: ASGIApp, settings: ResourceServerSettings) -> None:
-        self._app = app
-        self._security = TransportSecurityMiddleware(_security(settings))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        refusal = await self._security.validate_request(Request(scope), is_post=scope["method"] == "POST")
-        await (refusal or self._app)(scope, receive, send)
+# Who may send a request is decided further out, for every kind of server alike.
+_NO_SECURITY = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
 def prepare(log: LogSettings) -> None:
@@ -105,22 +67,21 @@ class SdkServer:
         # The public way to one, `MCPServer.streamable_http_app`, makes a whole application around it.
         low_level = server._lowlevel_server if isinstance(server, MCPServer) else server
         arguments: dict[str, Any] = {
-            "security_settings": _security(settings),
+            "security_settings": _NO_SECURITY,
             "max_request_body_size": MAX_BODY_BYTES,
             "stateless": settings.sessions == "none",
         }
-        # Tools can ask the SDK's `get_access_token()` who calls.
+        _drop_spans_that_nobody_sees(low_level)
         self._manager: StreamableHTTPSessionManager
         self._shared: SharedSessions | None = None
         if sessions is None:
             self._manager = StreamableHTTPSessionManager(low_level, **arguments)
-            self.app: ASGIApp = AuthContextMiddleware(StreamableHTTPASGIApp(self._manager))
+            served = _served(self._manager)
         else:
             self._manager = shared = SharedManager(low_level, sessions, **arguments)
-            local = AuthContextMiddleware(StreamableHTTPASGIApp(shared))
-            host = allowed_hosts(settings)[0]
-            self._shared = SharedSessions(local, shared, sessions, listen=settings.handover, host=host, metrics=metrics)
-            self.app = self._shared
+            self._shared = SharedSessions(_served(shared), shared, sessions, listen=settings.handover, metrics=metrics)
+            served = self._shared
+        self.app: ASGIApp = HostAndOrigin(served, settings)
         # The SDK has no public count of its sessions.
         metrics.sessions.set_function(lambda: len(self._manager._server_instances))
 
@@ -147,3 +108,20 @@ class SdkServer:
         if isinstance(self._server, MCPServer):
             return frozenset(tool.name for tool in await self._server.list_tools())
         return frozenset()
+
+
+def _served(manager: StreamableHTTPSessionManager) -> ASGIApp:
+    """The transport as ASGI, whose tools can ask the SDK's `get_access_token()` who calls.
+
+    Past the SDK's own limit on bodies, which reads and keeps each once more: ours stands further out.
+    """
+    return AuthContextMiddleware(manager._handle_request)
+
+
+def _drop_spans_that_nobody_sees(server: Server[Any]) -> None:
+    """Take out the SDK's spans, unless somebody has set up OpenTelemetry for the whole process.
+
+    They go to the global provider; Keystile's own go to one of its own.
+    """
+    if isinstance(get_tracer_provider(), ProxyTracerProvider):
+        server.middleware[:] = [each for each in server.middleware if not isinstance(each, OpenTelemetryMiddleware)]

@@ -17,12 +17,12 @@ from keystile_common.health import RETRY_AFTER_SECONDS
 from keystile_common.metrics import McpMetrics
 from keystile_common.settings import SettingsError
 from keystile_mcp.forwarding import Forwarder, ForwardingError, Started, read_body
+from keystile_mcp.host_and_origin import HostAndOrigin
 from keystile_mcp.json_rpc import refuse
 from keystile_mcp.key_files import KeyFileError, RenewedFile, SigningKey
 from keystile_mcp.owned_sessions import OwnedSessions
 from keystile_mcp.session_store import SessionStore
 from keystile_mcp.settings import ResourceServerSettings, UpstreamSettings
-from keystile_mcp.transport import HostAndOrigin
 from keystile_mcp.upstream_credentials import Identity, credentials
 
 NAME: Final = "The MCP server behind this one"

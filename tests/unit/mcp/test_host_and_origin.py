@@ -1,6 +1,6 @@
 """Which Host and Origin headers the endpoint accepts."""
 
-from keystile_mcp.transport import allowed_hosts, allowed_origins
+from keystile_mcp.host_and_origin import allowed_hosts, allowed_origins
 from tests.unit.mcp.samples import make_settings
 
 
