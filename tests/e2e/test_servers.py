@@ -2,36 +2,41 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.e2e.kubernetes import NAMESPACE, eventually
+from tests.e2e.kubernetes import NAMESPACE, ROOT, eventually
 from tests.e2e.site import Site
 
 _IMAGE = "keystile-notes:dev"
 
 
 @pytest.fixture(scope="module")
-def servers(site: Site, load: Callable[[str], None], upgrade: Callable[..., None]) -> Site:
+def servers(
+    site: Site, load: Callable[[str], None], upgrade: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
     """The release with all of them, and the server that one of them stands before."""
     kubernetes = site.kubernetes
     build = ("docker", "build", "--quiet", "--build-arg", "KEYSTILE_MCP=keystile-mcp:dev", "--tag", _IMAGE)
     kubernetes.run(*build, "examples/notes")
     load(_IMAGE)
     kubernetes.run("kubectl", "apply", "--filename", "tests/e2e/upstream.yaml")
-    # What the example says of its server stands; where it is served is the release's.
-    upgrade("--values", "examples/notes/values.yaml", "--values", "tests/e2e/servers.yaml",
-            "--set", f"servers.notes.host={httpx2.URL(site.issuer).netloc.decode()}")  # fmt: skip
+    # What the example says of its server stands, but for its host.
+    example = tmp_path_factory.mktemp("notes") / "values.yaml"
+    text = (ROOT / "examples" / "notes" / "values.yaml").read_text()
+    example.write_text(text.replace("    host: notes.example.com\n", ""))
+    upgrade("--set", "resource=", "--values", str(example), "--values", "tests/e2e/servers.yaml")
     # A pod of before does not know the other servers.
     kubernetes.wait_for_rollout("deployment/keystile-auth")
     kubernetes.kubectl("wait", "pod/upstream", "--for=condition=Ready", "--timeout=60s")
     with site.http() as http:
         others = [_at(site, name) for name in ("signed", "notes", "before")]
         eventually("the ingress controller knows them", lambda: {http.get(url).status_code for url in others} == {401})
-    return site
+    yield site
+    kubernetes.run("kubectl", "delete", "--filename", "tests/e2e/upstream.yaml", "--wait=false")
 
 
 def _at(site: Site, name: str) -> str:

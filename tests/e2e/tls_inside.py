@@ -15,6 +15,8 @@ COMPONENTS = {"auth": 3001, "mcp": 3232, "signed": 3232, "valkey": 6379}
 COMMON_NAME = f"keystile.{NAMESPACE}.svc"
 _ANNOTATION = r"traefik\.ingress\.kubernetes\.io/service\.serverstransport"
 VALUES = (
+    "--set",
+    "resource=",
     "--values",
     "tests/e2e/tls-inside.yaml",
     "--set-string",
