@@ -93,7 +93,7 @@ def test_a_session_whose_pod_was_killed_costs_one_404_and_one_initialise(site: S
                 status = _call(http_to_survivor, url, client, session, "hello").status_code
                 return 0 if status == 200 else status
 
-            assert eventually("the session is not found", answered, 20) == 404
+            assert eventually("the session is not found", answered) == 404
             again = _open(http_to_survivor, url, client)
             assert _call(http_to_survivor, url, client, again, "hello").status_code == 200
     site.kubernetes.wait_for_rollout("deployment/keystile-mcp")

@@ -68,16 +68,15 @@ def test_renewed_certificates_are_shown_without_a_restart_and_no_request_fails(
 def test_keys_are_rotated_by_the_cron_job_over_tls(
     tls_inside: TlsInside, site: Site, http: httpx2.Client, age_keys: Callable[[int], None]
 ) -> None:
-    kubernetes, before = site.kubernetes, site.sign_in(http, resource=_signed(site))
+    kubernetes, client = site.kubernetes, site.sign_in(http, resource=_signed(site))
     signing = _signing(kubernetes)
     age_keys(31 * 24 * 3600)
     kubernetes.kubectl("delete", "job", "keys-by-cron", "--ignore-not-found")
     kubernetes.kubectl("create", "job", "--from=cronjob/keystile-keys", "keys-by-cron")
     kubernetes.kubectl("wait", "job/keys-by-cron", "--for=condition=Complete", "--timeout=60s")
     assert _signing(kubernetes) != signing
-    assert site.call_tool(http, before.access_token, _signed(site)).status_code == 200
-    after = site.sign_in(http, resource=_signed(site))
-    assert site.call_tool(http, after.access_token, _signed(site)).status_code == 200
+    assert site.refresh(http, client).status_code == 200
+    assert site.call_tool(http, client.access_token, _signed(site)).status_code == 200
 
 
 def _signing(kubernetes: Kubernetes) -> str:
