@@ -62,6 +62,23 @@ def test_kube_score_finds_nothing_that_was_not_decided(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_every_mount_of_a_pod_has_its_volume(name: str) -> None:
+    pods = 0
+    for key, each in render(*variant(name)).objects.items():
+        spec = each["spec"] if each["kind"] == "Pod" else each.get("spec", {}).get("template", {}).get("spec")
+        if each["kind"] == "CronJob":
+            spec = each["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        if not spec or "containers" not in spec:
+            continue
+        pods += 1
+        volumes = {volume["name"] for volume in spec.get("volumes", ())}
+        volumes |= {claim["metadata"]["name"] for claim in each["spec"].get("volumeClaimTemplates", ())}
+        for container in (*spec.get("initContainers", ()), *spec["containers"]):
+            assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes, key
+    assert pods >= 2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_the_same_values_render_the_same(name: str) -> None:
     assert template(*variant(name)).stdout == template(*variant(name)).stdout
 

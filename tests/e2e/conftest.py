@@ -18,8 +18,10 @@ import pytest
 
 from tests.e2e.company import NAMESPACE as ON_SITE
 from tests.e2e.company import Company, running_company
-from tests.e2e.kubernetes import NAMESPACE, ROOT, Kubernetes
+from tests.e2e.kubernetes import NAMESPACE, ROOT, Kubernetes, eventually
 from tests.e2e.site import Site
+from tests.e2e.tls_inside import VALUES as TLS_INSIDE
+from tests.e2e.tls_inside import TlsInside
 from tests.made_run import free_ports
 
 CLUSTER = "keystile-e2e"
@@ -29,8 +31,10 @@ LOGS = ROOT / ".cluster" / "logs"
 ORDER = (
     "images",
     "install",
+    "servers",
     "client",
     "hopping",
+    "sessions",
     "network_policies",
     "store_killed",
     "rollouts",
@@ -38,6 +42,8 @@ ORDER = (
     "bad_values",
     "audit",
     "autoscaling",
+    "embedded",
+    "tls_inside",
     "dashboards",
     "operations",
 )
@@ -185,6 +191,44 @@ def upgrade(cluster: tuple[Kubernetes, int], site: Site) -> Callable[..., None]:
         _script(cluster[1], "install", *VALUES, *arguments)
 
     return upgrade
+
+
+@pytest.fixture(scope="session")
+def tls_inside(site: Site, upgrade: Callable[..., None]) -> TlsInside:
+    """From here on every connection between the pods is TLS, and the ingress controller checks the certificates."""
+    inside = TlsInside(site.kubernetes)
+    inside.put_authority()
+    inside.renew()
+    inside.give_traefik_its_own_kinds()
+    inside.let_traefik_check()
+    upgrade(*TLS_INSIDE)
+    site.kubernetes.wait_for_rollout(
+        "statefulset/keystile-valkey", *(f"deployment/keystile-{each}" for each in ("auth", "mcp", "signed"))
+    )
+    with site.http() as http:
+        urls = (site.resource, f"{site.issuer}/signed")
+        eventually("they are served by TLS", lambda: {http.get(url).status_code for url in urls} == {401})
+    return inside
+
+
+@pytest.fixture(scope="session")
+def age_keys(tls_inside: TlsInside) -> Callable[[int], None]:
+    """Makes the signing keys in the store so many seconds older, which a test could not wait for."""
+
+    def age_keys(seconds: int) -> None:
+        script = f"""
+            local document = cjson.decode(redis.call('GET', KEYS[1]))
+            for _, key in ipairs(document.keys) do
+              key.created = key.created - {seconds}
+              if key.since then key.since = key.since - {seconds} end
+            end
+            return redis.call('SET', KEYS[1], cjson.encode(document))"""
+        ask = 'valkey-cli --tls --insecure eval "$1" 1 ks:signing-keys'
+        command = ("sh", "-c", f"REDISCLI_AUTH=$(cat /var/run/secrets/valkey/password) {ask}", "sh", script)
+        answer = tls_inside.kubernetes.kubectl("exec", "keystile-valkey-0", "--", *command)
+        assert answer.strip() == "OK"
+
+    return age_keys
 
 
 @pytest.fixture(scope="session")

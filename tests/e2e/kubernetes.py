@@ -113,6 +113,16 @@ class Kubernetes:
             finally:
                 process.terminate()
 
+    def give_traefik(self, argument: str) -> None:
+        """Start Traefik again with an argument more, if it has it not."""
+        deployment = json.loads(self.kubectl("get", "deployment", "traefik", "--output", "json", namespace="traefik"))
+        if argument in deployment["spec"]["template"]["spec"]["containers"][0]["args"]:
+            return
+        patch = {"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": argument}
+        change = ("patch", "deployment", "traefik", "--type=json", "--patch", json.dumps([patch]))
+        self.kubectl(*change, namespace="traefik")
+        self.kubectl("rollout", "status", "deployment/traefik", "--timeout=120s", namespace="traefik")
+
     def run_pod(
         self, name: str, program: str, labels: dict[str, str] | None = None, namespace: str | None = None
     ) -> str:

@@ -40,6 +40,7 @@ class Site:
         cache_seconds: for how long a server goes by an introspection answer.
         ready_seconds: from `helm install` until every pod was ready.
         first_call_seconds: from `helm install` until somebody had signed in and called a tool.
+        username: who signs in.
     """
 
     issuer: str
@@ -53,6 +54,7 @@ class Site:
     cache_seconds: float = CACHE_SECONDS
     ready_seconds: float = 0
     first_call_seconds: float = 0
+    username: str = "demo"
 
     def __post_init__(self) -> None:
         self.tls = ssl.create_default_context(cafile=str(self.ca_file))
@@ -63,8 +65,8 @@ class Site:
 
     @contextmanager
     def person(self, transport: httpx2.BaseTransport | None = None) -> Iterator[Person]:
-        """The user demo in a new browser."""
-        person = Person(self.issuer, "demo", self.password)
+        """The user in a new browser."""
+        person = Person(self.issuer, self.username, self.password)
         person.browser.close()
         person.browser = self.http(transport)
         person.browser.headers["Accept"] = "text/html"
@@ -91,14 +93,16 @@ class Site:
         client_id: str | None = None,
         resource: str | None = None,
         transport: httpx2.BaseTransport | None = None,
+        scope: str = "mcp:basic",
     ) -> SignedIn:
-        """Let the user demo allow a client the basic tools of a server.
+        """Let the user allow a client the basic tools of a server.
 
         Args:
             http: what registers and asks for tokens.
             client_id: a client that was registered before; a new one otherwise.
             resource: the server; the release's first one otherwise.
             transport: how the person's browser reaches the site.
+            scope: what the client asks for.
         """
         client_id, pkce = client_id or self.register(http), Pkce()
         parameters = {
@@ -107,7 +111,7 @@ class Site:
             "redirect_uri": CALLBACK,
             "state": "st4te",
             "resource": resource or self.resource,
-            "scope": "mcp:basic",
+            "scope": scope,
             "code_challenge": pkce.challenge,
             "code_challenge_method": "S256",
         }
@@ -128,32 +132,34 @@ class Site:
             client.access_token, client.refresh_token = answer.json()["access_token"], answer.json()["refresh_token"]
         return answer
 
-    def call_tool(self, http: httpx2.Client, access_token: str, resource: str | None = None) -> httpx2.Response:
-        """Call the tool echo, in one request of the revision that needs no session."""
-        return http.post(resource or self.resource, headers=_tool_headers(access_token), json=_TOOL_CALL)
+    def call_tool(
+        self,
+        http: httpx2.Client,
+        access_token: str,
+        resource: str | None = None,
+        tool: str = "echo",
+        arguments: dict[str, Any] | None = None,
+    ) -> httpx2.Response:
+        """Call a tool, in one request of the revision that needs no session."""
+        document = _tool_call(tool, {"text": "hello"} if arguments is None else arguments)
+        return http.post(resource or self.resource, headers=_tool_headers(access_token, tool), json=document)
 
 
-_TOOL_CALL: dict[str, Any] = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "tools/call",
-    "params": {
-        "name": "echo",
-        "arguments": {"text": "hello"},
-        "_meta": {
-            "io.modelcontextprotocol/protocolVersion": REVISION,
-            "io.modelcontextprotocol/clientInfo": {"name": "e2e", "version": "1"},
-            "io.modelcontextprotocol/clientCapabilities": {},
-        },
-    },
-}
+def _tool_call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": REVISION,
+        "io.modelcontextprotocol/clientInfo": {"name": "e2e", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    parameters = {"name": tool, "arguments": arguments, "_meta": meta}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": parameters}
 
 
-def _tool_headers(access_token: str) -> dict[str, str]:
+def _tool_headers(access_token: str, tool: str) -> dict[str, str]:
     return {
         "Authorization": f"Bearer {access_token}",
         "Accept": "application/json, text/event-stream",
         "MCP-Protocol-Version": REVISION,
         "Mcp-Method": "tools/call",
-        "Mcp-Name": "echo",
+        "Mcp-Name": tool,
     }

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.kubernetes import ROOT, eventually
 from tests.e2e.site import Site
+from tests.e2e.tls_inside import TlsInside
 from tests.person import form
 
 DASHBOARDS = sorted((ROOT / "charts" / "keystile" / "dashboards").glob("*.json"))
@@ -27,8 +28,8 @@ def _queries() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(site: Site) -> Iterator[str]:
-    """Where Prometheus answers, once it has seen what goes wrong too."""
+def prometheus(site: Site, tls_inside: TlsInside) -> Iterator[str]:
+    """Where Prometheus answers, once it has seen what goes wrong too, and certificates inside the release."""
     with site.http() as http, site.person() as person:
         for _ in range(12):
             page = person.get(f"{site.issuer}/account")

@@ -1,11 +1,10 @@
 """What an operator sees first."""
 
-from collections.abc import Callable
 from http.cookies import SimpleCookie
 
 import httpx2
 
-from tests.e2e.kubernetes import NAMESPACE, eventually
+from tests.e2e.kubernetes import NAMESPACE
 from tests.e2e.site import Site
 from tests.person import form
 
@@ -70,19 +69,3 @@ def test_the_clients_address_is_known_behind_the_ingress_controller(site: Site, 
 def test_what_is_not_for_clients_does_not_leave_the_cluster(site: Site, http: httpx2.Client) -> None:
     for path in ("/introspect", "/healthz", "/readyz", "/metrics"):
         assert http.get(f"{site.issuer}{path}").status_code == 404, path
-
-
-def test_a_second_server_in_the_release_refuses_a_token_of_the_first(
-    site: Site, http: httpx2.Client, upgrade: Callable[..., None]
-) -> None:
-    upgrade("--set", "resource=", "--values", "tests/e2e/two-servers.yaml")
-    # A pod of before does not know the second server.
-    site.kubernetes.wait_for_rollout("deployment/keystile-auth")
-    notes = f"{site.issuer}/notes"
-    eventually("the ingress controller knows the new path", lambda: http.get(notes).status_code != 404)
-    for own, other in ((site.resource, notes), (notes, site.resource)):
-        token = site.sign_in(http, resource=own).access_token
-        assert site.call_tool(http, token, own).status_code == 200
-        refusal = site.call_tool(http, token, other)
-        assert refusal.status_code == 401
-        assert 'error="invalid_token"' in refusal.headers["www-authenticate"]

@@ -1,6 +1,7 @@
 """What the chart's NetworkPolicies name passes; all else is refused, where the cluster's network enforces them."""
 
 import json
+from collections.abc import Callable
 
 from tests.e2e.kubernetes import NAMESPACE, Kubernetes
 from tests.e2e.site import Site
@@ -47,10 +48,31 @@ def test_prometheus_reaches_the_metrics_and_nothing_else(site: Site) -> None:
     assert _from_stranger(site.kubernetes, *targets, namespace="monitoring") == {AUTH_METRICS, MCP_METRICS}
 
 
-def test_an_mcp_server_reaches_auth_and_nothing_else(site: Site) -> None:
+def test_an_mcp_server_reaches_auth_the_store_of_its_sessions_and_nothing_else(
+    site: Site, upgrade: Callable[..., None]
+) -> None:
+    upgrade("--set", "resource=", "--set", "servers.mcp.path=/mcp", "--set", "servers.single.path=/single",
+            "--set", "servers.single.replicas=1")  # fmt: skip
     # The API server is on this node, and what a pod sends to its own node no policy can refuse.
     targets = (VALKEY, AUTH, AUTH_METRICS, TRAEFIK)
-    assert _from_workload(site.kubernetes, "deployment/keystile-mcp", *targets) == {AUTH}
+    assert _from_workload(site.kubernetes, "deployment/keystile-mcp", *targets) == {AUTH, VALKEY}
+    # One pod alone has nobody to share sessions with.
+    assert _from_workload(site.kubernetes, "deployment/keystile-single", *targets) == {AUTH}
+
+
+def test_sessions_are_handed_over_between_pods_of_one_server_alone(site: Site) -> None:
+    kubernetes = site.kubernetes
+    one, two = (pod for pod in kubernetes.objects("pods", "keystile/server=mcp") if pod["status"]["podIP"])
+    address = one["status"]["podIP"]
+    handover, http = f"{address}:3233", f"{address}:3232"
+    assert _from_workload(kubernetes, f"pod/{two['metadata']['name']}", handover) == {handover}
+    for workload in ("deployment/keystile-single", "deployment/keystile-auth"):
+        assert _from_workload(kubernetes, workload, handover) == set()
+    assert _from_stranger(kubernetes, handover) == set()
+    # What the ingress controller's namespace reaches, a route to this port would not lead to.
+    assert _from_stranger(kubernetes, handover, http, namespace="traefik") == {http}
+    (service,) = kubernetes.objects("services", "keystile/server=mcp")
+    assert 3233 not in {port.get("targetPort", port["port"]) for port in service["spec"]["ports"]}
 
 
 def test_auth_reaches_its_store_and_the_clusters_keys_and_no_mcp_server(site: Site) -> None:

@@ -3,7 +3,6 @@
 The way in is an Ingress first, and then the Gateway API.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 
@@ -13,7 +12,7 @@ import pytest
 from tests.auth_server import Pkce
 from tests.e2e import company as site_of
 from tests.e2e.company import Company
-from tests.e2e.kubernetes import Kubernetes, eventually
+from tests.e2e.kubernetes import eventually
 from tests.e2e.site import Site
 from tests.e2e.stock_client import run_to_the_end
 
@@ -38,7 +37,7 @@ def gateway(on_site: Site, install_on_site: Callable[..., None]) -> Site:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(sentence)
     kubernetes.run("kubectl", "wait", "--for=condition=Established", "crd/httproutes.gateway.networking.k8s.io")
     kubernetes.run("kubectl", "apply", "--filename", "tests/e2e/gateway.yaml")
-    _let_traefik_serve_gateways(kubernetes)
+    kubernetes.give_traefik("--providers.kubernetesgateway")
     install_on_site("--set", "network.ingress.enabled=false")
     with on_site.http() as http:
         known = f"{on_site.issuer}/.well-known/oauth-authorization-server"
@@ -47,17 +46,6 @@ def gateway(on_site: Site, install_on_site: Callable[..., None]) -> Site:
         eventually("the Gateway serves the issuer", lambda: http.get(known).status_code == 200)
         eventually("the Gateway serves the servers", lambda: http.get(_other(on_site)).status_code == 401)
     return on_site
-
-
-def _let_traefik_serve_gateways(kubernetes: Kubernetes) -> None:
-    argument = {
-        "op": "add",
-        "path": "/spec/template/spec/containers/0/args/-",
-        "value": "--providers.kubernetesgateway",
-    }
-    patch = ("patch", "deployment", "traefik", "--type=json", "--patch", json.dumps([argument]))
-    kubernetes.kubectl(*patch, namespace="traefik")
-    kubernetes.kubectl("rollout", "status", "deployment/traefik", "--timeout=120s", namespace="traefik")
 
 
 def _other(site: Site) -> str:

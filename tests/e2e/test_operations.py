@@ -1,7 +1,8 @@
 """docs/operations.md as an operator follows it: every block of commands is run as it stands, in its order.
 
-Three things differ from a reader's: `-it` is `-i`, as the page says, with a password on standard input; a port-forward
-goes on in the background; and the page's example of a resource is the release's own.
+Four things differ from a reader's: `-it` is `-i`, as the page says, with a password on standard input; `valkey-cli`
+takes `--tls --insecure`, as the page says of a release like this one; a port-forward goes on in the background; and the
+page's example of a resource is the release's own.
 """
 
 import base64
@@ -16,6 +17,7 @@ import pytest
 
 from tests.e2e.kubernetes import ROOT, Kubernetes, eventually
 from tests.e2e.site import Site
+from tests.e2e.tls_inside import TlsInside
 
 AUTH = "deployment/keystile-auth"
 _RESOURCE = "https://mcp.example.com/mcp"
@@ -27,6 +29,7 @@ _BLOCKS = {
 _TERMINAL = """
 set -euo pipefail
 kubectl() {
+    set -- "${@//valkey-cli /valkey-cli --tls --insecure }"
     case " $* " in
         *" -it "*) printf '%s\\n%s\\n' "$PASSWORD" "$PASSWORD" | command kubectl "${@/#-it/-i}" ;;
         *" port-forward "*)
@@ -41,7 +44,7 @@ kubectl() {
 
 
 @pytest.fixture(scope="module")
-def folder(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(site: Site, tls_inside: TlsInside, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the operator sits: the charts, and the release's values."""
     folder = tmp_path_factory.mktemp("operator")
     (folder / "charts").symlink_to(ROOT / "charts")
@@ -93,6 +96,19 @@ def test_users_and_clients(follow: Callable[[str], str], site: Site) -> None:
     assert not _has_user(site.kubernetes, "alice")
 
 
+def test_signing_keys_are_listed_and_rotated(
+    follow: Callable[[str], str], site: Site, age_keys: Callable[[int], None]
+) -> None:
+    # The next key has to be published for fifteen minutes.
+    age_keys(3600)
+    printed = follow("Signing keys")
+    assert all(f" {state} " in printed for state in ("current", "next"))
+    assert "Nothing to do: the current key is due at" in printed
+    assert "signs now" in printed
+    site.kubernetes.kubectl("wait", "job/keys-now", "--for=condition=Complete", "--timeout=60s")
+    assert "Nothing to do" in site.kubernetes.kubectl("logs", "job/keys-now")
+
+
 def test_a_backup_is_restored_and_the_connections_of_then_go_on(
     follow: Callable[[str], str], site: Site, folder: Path, http: httpx2.Client
 ) -> None:
@@ -127,6 +143,14 @@ def test_the_store_s_password_is_replaced(follow: Callable[[str], str], site: Si
     follow("Secrets")
     _settle(site.kubernetes)
     assert site.refresh(http, client).status_code == 200
+
+
+def test_certificates_inside_are_seen_to_be_renewed(follow: Callable[[str], str], tls_inside: TlsInside) -> None:
+    tls_inside.renew()
+    tls_inside.wait_until_shown()
+    printed = follow("Secrets")
+    assert "keystile_certificate_not_after_timestamp_seconds" in printed
+    assert "renewed certificate: OK" in printed
 
 
 def test_a_master_key_that_was_seen_is_replaced(follow: Callable[[str], str], site: Site, http: httpx2.Client) -> None:

@@ -1,0 +1,82 @@
+"""k8s/examples/embedded.yaml, applied as it is but for its host and image."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.e2e.company import DOMAIN, Company
+from tests.e2e.kubernetes import ROOT, Kubernetes, eventually
+from tests.e2e.site import Site
+
+_NAMESPACE = "embedded"
+_HOST = "embedded" + DOMAIN
+_IMAGE = "keystile-embedded:dev"
+_WORKLOAD = "statefulset/keystile"
+
+
+@pytest.fixture(scope="module")
+def embedded(
+    cluster: tuple[Kubernetes, int],
+    company: Company,
+    load: Callable[[str], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Site]:
+    """The example with a user, in a namespace of its own that goes afterwards."""
+    kubernetes, port = replace(cluster[0], namespace=_NAMESPACE), cluster[1]
+    load(_IMAGE)
+    folder = tmp_path_factory.mktemp("embedded")
+    _make_namespace(kubernetes, company, folder)
+    example = (ROOT / "k8s" / "examples" / "embedded.yaml").read_text()
+    example = example.replace("https://tools.example.com\n", f"https://{_HOST}:{port}\n")
+    example = example.replace("tools.example.com", _HOST).replace("ghcr.io/keystile/keystile-embedded:0.1.0", _IMAGE)
+    kubernetes.kubectl("apply", "--filename", "-", given=example)
+    kubernetes.kubectl("rollout", "status", _WORKLOAD, "--timeout=120s")
+    password = "a password that nobody guesses"
+    kubernetes.kubectl("exec", "--stdin", "keystile-0", "--", "keystile", "users", "add", "demo", given=password)
+    issuer = f"https://{_HOST}:{port}"
+    site = Site(issuer, f"{issuer}/mcp", company.ca_file, password, kubernetes, {})
+    with site.http() as http:
+        eventually("the ingress controller knows it", lambda: http.get(site.resource).status_code == 401)
+    yield site
+    kubernetes.run("kubectl", "delete", "namespace", _NAMESPACE, "--wait=false")
+
+
+def _make_namespace(kubernetes: Kubernetes, company: Company, folder: Path) -> None:
+    kubernetes.run("kubectl", "delete", "namespace", _NAMESPACE, "--ignore-not-found", "--wait")
+    kubernetes.run("kubectl", "create", "namespace", _NAMESPACE)
+    kubernetes.run("kubectl", "label", "namespace", _NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+    certificate = company.authority.issue_cert(_HOST)
+    certificate.private_key_pem.write_to_path(str(folder / "tls.key"))
+    (folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    tls = ("--cert", str(folder / "tls.crt"), "--key", str(folder / "tls.key"))
+    kubernetes.kubectl("create", "secret", "tls", "keystile-tls", *tls)
+    master_key = kubernetes.run("openssl", "rand", "-base64", "32").stdout.strip()
+    kubernetes.kubectl("create", "secret", "generic", "keystile", f"--from-literal=master-key={master_key}")
+
+
+@pytest.fixture
+def http(embedded: Site) -> Iterator[httpx2.Client]:
+    """What reaches the example as its clients do."""
+    with embedded.http() as client:
+        yield client
+
+
+def test_somebody_signs_in_and_a_tool_is_called(embedded: Site, http: httpx2.Client) -> None:
+    token = embedded.sign_in(http).access_token
+    assert embedded.call_tool(http, token).status_code == 200
+    assert embedded.call_tool(http, token + "x").status_code == 401
+    for path in ("/introspect", "/healthz", "/readyz", "/metrics"):
+        assert http.get(f"{embedded.issuer}{path}").status_code == 404, path
+
+
+def test_users_and_grants_are_there_after_a_restart(embedded: Site, http: httpx2.Client) -> None:
+    client = embedded.sign_in(http)
+    embedded.kubernetes.kubectl("rollout", "restart", _WORKLOAD)
+    embedded.kubernetes.kubectl("rollout", "status", _WORKLOAD, "--timeout=120s")
+    eventually("it is served again", lambda: http.get(embedded.resource).status_code == 401)
+    assert embedded.refresh(http, client).status_code == 200
+    assert embedded.call_tool(http, client.access_token).status_code == 200
+    assert embedded.call_tool(http, embedded.sign_in(http).access_token).status_code == 200
