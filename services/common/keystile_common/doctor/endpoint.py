@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from keystile_common.doctor.finding import Checks, Verdict, ok, problem, unknown, warning
 from keystile_common.doctor.probe import Answer, NoAnswerError, is_loopback
-from keystile_common.doctor.scene import MCP_HEADERS, Scene, bearer, initialize, other_slash
+from keystile_common.doctor.scene import MCP_HEADERS, Scene, call, initialize, other_slash
 
 _JUNK = "keystile-doctor-made-this-up"
 _CHALLENGE_EXAMPLE = 'WWW-Authenticate: Bearer resource_metadata="https://…/.well-known/oauth-protected-resource/…"'
@@ -58,7 +58,7 @@ async def challenge(scene: Scene) -> Verdict:
 
 async def junk_token(scene: Scene) -> Verdict:
     """A token that nobody issued is refused with 401."""
-    answer = await scene.probe.ask("POST", scene.url, headers=bearer(_JUNK), json=initialize())
+    answer = await call(scene, _JUNK, secret=False)
     seen = f"A token that was made up gets {answer.status}"
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return ok(f"{seen}.")

@@ -1,7 +1,6 @@
 """Runs the checks: what can be reached, what a client finds, and then all the others at once."""
 
 import asyncio
-import base64
 import time
 from dataclasses import dataclass
 from typing import TypeVar
@@ -92,8 +91,7 @@ def _hide(options: Options, probe: Probe) -> None:
         probe.hide(token)
     for credentials in filter(None, (options.client, options.introspect_as)):
         # As they travel too: what a server sends back is shown.
-        basic = f"{quote_plus(credentials.name)}:{quote_plus(credentials.secret)}".encode()
-        for each in (credentials.secret, quote_plus(credentials.secret), base64.b64encode(basic).decode()):
+        for each in (credentials.secret, quote_plus(credentials.secret), credentials.basic):
             probe.hide(each)
 
 

@@ -1,8 +1,10 @@
 """What a client learns before it asks for a token, and what the checks work on."""
 
+import base64
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote_plus, urlsplit, urlunsplit
 
 from keystile_common.doctor.probe import Answer, NoAnswerError, Probe
 
@@ -20,6 +22,12 @@ class Credentials:
 
     name: str
     secret: str = field(repr=False)
+
+    @property
+    def basic(self) -> str:
+        """Both as HTTP Basic has them; percent-encoded before that (RFC 6749 section 2.3.1)."""
+        pair = f"{quote_plus(self.name)}:{quote_plus(self.secret)}"
+        return base64.b64encode(pair.encode()).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,25 @@ def initialize(padding: str = "") -> dict[str, Any]:
 def bearer(token: str) -> dict[str, str]:
     """The headers of an MCP request with `token`."""
     return {**MCP_HEADERS, "Authorization": f"Bearer {token}"}
+
+
+async def call(scene: Scene, token: str, *, secret: bool = True) -> Answer:
+    """Greet the MCP server with `token`, and end the session that this may have opened.
+
+    Raises:
+        NoAnswerError: there is no answer to read.
+    """
+    headers = bearer(token)
+    answer = await scene.probe.ask("POST", scene.url, secret=secret, headers=headers, json=initialize())
+    await end_session(scene, headers, answer.headers.get("mcp-session-id"))
+    return answer
+
+
+async def end_session(scene: Scene, headers: dict[str, str], session: str | None) -> None:
+    """End a session, as far as the server lets clients do that. `headers` carry its token."""
+    if session:
+        with contextlib.suppress(NoAnswerError):
+            await scene.probe.ask("DELETE", scene.url, secret=True, headers={**headers, "Mcp-Session-Id": session})
 
 
 def other_slash(url: str) -> str:

@@ -7,7 +7,7 @@ import aiohttp
 
 from keystile_common.doctor.finding import Checks, Verdict, ok, problem, unknown
 from keystile_common.doctor.probe import NoAnswerError
-from keystile_common.doctor.scene import Scene, bearer, initialize
+from keystile_common.doctor.scene import Scene, bearer, end_session, initialize
 
 _WAIT_SECONDS = 3.0
 _MODERN = "2026-07-28"
@@ -56,8 +56,7 @@ async def _of_session(scene: Scene, token: str) -> Verdict:
     try:
         return await _listen(scene, headers)
     finally:
-        if session:
-            await scene.probe.ask("DELETE", scene.url, secret=True, headers=headers)
+        await end_session(scene, headers, session)
 
 
 async def _listen(scene: Scene, headers: dict[str, str]) -> Verdict:

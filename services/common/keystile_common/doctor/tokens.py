@@ -1,13 +1,10 @@
 """What can only be looked at with a token, or a secret: whether tokens are taken, refused, introspected."""
 
 from http import HTTPStatus
-from urllib.parse import quote_plus
-
-import aiohttp
 
 from keystile_common.doctor.finding import Checks, Verdict, ok, problem, unknown
 from keystile_common.doctor.probe import Answer, NoAnswerError
-from keystile_common.doctor.scene import Credentials, Scene, bearer, initialize, other_slash
+from keystile_common.doctor.scene import Credentials, Scene, call, other_slash
 
 _NEEDS_TOKEN = unknown(
     "It takes a token.", "Give one with --token-file, or --client-id and --client-secret-file to get one."
@@ -34,13 +31,12 @@ async def obtain(scene: Scene) -> None:
 async def _grant(scene: Scene, client: Credentials, resource: str) -> Answer:
     form = {"grant_type": "client_credentials", "resource": resource}
     return await scene.probe.ask(
-        "POST", scene.trusted_endpoint("token_endpoint"), secret=True, data=form, auth=_basic(client)
+        "POST", scene.trusted_endpoint("token_endpoint"), secret=True, data=form, headers=_basic(client)
     )
 
 
-def _basic(credentials: Credentials) -> aiohttp.BasicAuth:
-    # Percent-encoded first (RFC 6749 section 2.3.1).
-    return aiohttp.BasicAuth(quote_plus(credentials.name), quote_plus(credentials.secret), "utf-8")
+def _basic(credentials: Credentials) -> dict[str, str]:
+    return {"Authorization": f"Basic {credentials.basic}"}
 
 
 def _code(answer: Answer) -> str:
@@ -56,7 +52,7 @@ async def token_accepted(scene: Scene) -> Verdict:
         )
     if scene.token is None:
         return _NEEDS_TOKEN
-    answer = await scene.probe.ask("POST", scene.url, secret=True, headers=bearer(scene.token), json=initialize())
+    answer = await call(scene, scene.token)
     if answer.status == HTTPStatus.UNAUTHORIZED:
         return problem(
             "The token gets 401.",
@@ -91,7 +87,7 @@ async def audience(scene: Scene) -> Verdict:
     other = scene.options.other_token
     if other is None:
         return unknown("It takes a token for another resource.", "Give one with --other-token-file.")
-    answer = await scene.probe.ask("POST", scene.url, secret=True, headers=bearer(other), json=initialize())
+    answer = await call(scene, other)
     if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return ok(f"A token for another resource gets {answer.status}.")
     if answer.status >= HTTPStatus.BAD_REQUEST:
@@ -109,7 +105,7 @@ async def introspection(scene: Scene) -> Verdict:
         return unknown("It takes a secret.", "Give one with --introspect-as and --secret-file.")
     url = scene.trusted_endpoint("introspection_endpoint")
     form = {"token": "keystile-doctor-made-this-up"}
-    answer = await scene.probe.ask("POST", url, secret=True, data=form, auth=_basic(credentials))
+    answer = await scene.probe.ask("POST", url, secret=True, data=form, headers=_basic(credentials))
     document = answer.document() or {}
     if answer.status == HTTPStatus.OK and document.get("active") is False:
         return ok(f"{credentials.name} may introspect.")
