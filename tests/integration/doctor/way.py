@@ -77,9 +77,9 @@ class Way:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
         if self.replace is not None:
-            answer = await self.replace(request)
-            if answer is not None:
-                return answer
+            replaced = await self.replace(request)
+            if replaced is not None:
+                return replaced
         assert self.mcp is not None
         to_mcp = request.path.startswith(("/mcp", "/.well-known/oauth-protected-resource"))
         target = (self.mcp.origin if to_mcp else self.auth.issuer) + request.path_qs
@@ -92,16 +92,18 @@ class Way:
                 request.method, target, headers=headers, data=await request.read(), allow_redirects=False
             ) as answer,
         ):
-            if answer.content_type == "text/event-stream" and not self.is_buffering:
-                return await _streamed(request, answer)
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _OWN}
+            if answer.content_type == "text/event-stream" and not self.is_buffering:
+                return await _streamed(request, answer, kept)
             passed = Passed(request, answer.status, kept, await answer.read())
         self.change(passed)
         return web.Response(status=passed.status, headers=passed.headers, body=passed.body)
 
 
-async def _streamed(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+async def _streamed(
+    request: web.Request, answer: aiohttp.ClientResponse, headers: dict[str, str]
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     async for part in answer.content.iter_any():
         await response.write(part)
