@@ -37,12 +37,13 @@ def bearer_challenge(header: str) -> dict[str, str] | None:
     """The parameters of the Bearer challenge in a WWW-Authenticate header (RFC 9110 section 11.6.1), or None."""
     found: dict[str, str] | None = None
     scheme = ""
-    for name, quoted, plain in _PART.findall(header):
-        if not quoted and not plain and f'{name}=""' not in header.replace(" ", ""):
+    for part in _PART.finditer(header):
+        name, quoted, plain = part.groups()
+        if quoted is None and plain is None:
             scheme = name.lower()
             found = {} if scheme == "bearer" and found is None else found
         elif scheme == "bearer" and found is not None:
-            found.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or plain)
+            found.setdefault(name.lower(), plain or re.sub(r"\\(.)", r"\1", quoted))
     return found
 
 

@@ -29,8 +29,10 @@ TOTAL_SECONDS = 24.0
 """For all that is asked; what was registered is deleted after that, so that 30 s are never passed."""
 
 _Subject = TypeVar("_Subject")
-_BEFORE: Checks[Scene] = {**endpoint.CHECKS, **resource_metadata.CHECKS, **issuer_metadata.CHECKS}
-_AFTER: Checks[Scene] = {
+BEFORE: Checks[Scene] = {**endpoint.CHECKS, **resource_metadata.CHECKS, **issuer_metadata.CHECKS}
+"""What a client meets before it registers."""
+
+AFTER: Checks[Scene] = {
     **authorization.CHECKS,
     **browsers.CHECKS,
     **proxy.CHECKS,
@@ -38,6 +40,7 @@ _AFTER: Checks[Scene] = {
     **tokens.CHECKS,
     **streams.CHECKS,
 }
+"""What comes after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ async def _look(scene: Scene) -> dict[str, Verdict]:
     verdicts = await _issuer_host(scene)
     await tokens.obtain(scene)
     async with registered(scene) as registration:
-        before, after = await asyncio.gather(_run(_BEFORE, scene), _run(_AFTER, scene))
+        before, after = await asyncio.gather(_run(BEFORE, scene), _run(AFTER, scene))
     return {**before, **verdicts, "registration": registration.verdict, **after}
 
 

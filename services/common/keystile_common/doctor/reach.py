@@ -127,6 +127,8 @@ async def dns(host: Host) -> Verdict:
         return problem(
             f"{host.name} has no address.", "Check the host in the URL, and that its DNS record is known where you are."
         )
+    if any(address == host.name for _, address in host.addresses):
+        return ok(f"{host.name} is an address itself.")
     listed = ", ".join(f"{address} ({family})" for family, address in host.addresses)
     seen = f"{host.name} is {listed}."
     if not any(family == "IPv4" for family, _ in host.addresses):
@@ -166,7 +168,9 @@ async def certificate(host: Host) -> Verdict:
     """How long the certificate lasts."""
     end = host.certificate.get("notAfter")
     if not isinstance(end, str):
-        return unknown("There is no trusted certificate to look at.") if host.distrust else ok("None is needed here.")
+        if urlsplit(host.url).scheme == "http":
+            return ok("Plain http has none.")
+        return unknown("There is no trusted certificate to look at.")
     days = (ssl.cert_time_to_seconds(end) - time.time()) / _DAY
     seen = f"The certificate lasts for {days:.0f} more days."
     if days < _SOON_DAYS:
