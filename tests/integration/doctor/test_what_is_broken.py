@@ -213,6 +213,35 @@ async def test_a_proxy_that_holds_streams_back_is_found(way: Way) -> None:
     assert "proxy_buffering off" in seen["streams"].advice
 
 
+def refuse_listening(request: web.Request) -> web.Response | None:
+    is_modern = request.headers.get("Mcp-Method") == "subscriptions/listen"
+    return web.json_response({"error": {"code": -32601}}, status=404) if is_modern else None
+
+
+async def test_streams_of_an_earlier_revision_are_looked_at_too_and_their_session_ends(way: Way) -> None:
+    async def replace(request: web.Request) -> web.Response | None:
+        return refuse_listening(request)
+
+    way.replace = replace
+    seen = await way.examine(client=JOB, timeout=2.0)
+    assert seen.problems == set()
+    assert "at once" in seen["streams"].seen
+    assert way.requests.count(("GET", "/mcp")) == 2
+    assert way.mcp is not None
+    assert way.mcp.metric("keystile_mcp_sessions") == 0
+
+
+async def test_a_server_without_streams_is_no_problem(way: Way) -> None:
+    async def replace(request: web.Request) -> web.Response | None:
+        is_get = request.method == "GET" and request.path == "/mcp"
+        return web.Response(status=405) if is_get else refuse_listening(request)
+
+    way.replace = replace
+    seen = await way.examine(client=JOB)
+    assert seen.problems == set()
+    assert "offers no stream" in seen["streams"].seen
+
+
 async def test_a_server_that_takes_any_token_is_found(way: Way) -> None:
     async def replace(request: web.Request) -> web.Response | None:
         return web.json_response({}) if request.headers.get("Authorization") else None

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from keystile_common.doctor import examination, reach
 from keystile_common.doctor.clock import issued_at, skew_seconds
 from keystile_common.doctor.discovery import bearer_challenge, issuer_places, resource_forms
+from keystile_common.doctor.endpoint import judge_plain, plain_http
 from keystile_common.doctor.examination import Report
 from keystile_common.doctor.finding import Finding, Outcome, shown
-from keystile_common.doctor.probe import Answer, is_safe
+from keystile_common.doctor.probe import Answer, NoAnswerError, Probe, is_safe
 from keystile_common.doctor.report import as_json, as_table
-from keystile_common.doctor.scene import other_slash
+from keystile_common.doctor.scene import Options, Scene, other_slash
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "doctor.md"
 
@@ -167,6 +168,43 @@ async def test_what_was_not_reached_cannot_be_told() -> None:
         "tls": Outcome.UNKNOWN,
         "certificate": Outcome.UNKNOWN,
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "outcome"),
+    [
+        (308, "https://x.example/mcp", Outcome.OK),
+        (302, "http://x.example/login", Outcome.PROBLEM),
+        (404, None, Outcome.OK),
+        (401, None, Outcome.PROBLEM),
+        (200, None, Outcome.PROBLEM),
+    ],
+)
+def test_plain_http_may_refuse_or_send_on_to_https_and_nothing_else(
+    status: int, location: str | None, outcome: Outcome
+) -> None:
+    headers = {"location": location} if location else {}
+    assert judge_plain(Answer("http://x.example/mcp", status, headers, b"", is_whole=True)).outcome is outcome
+
+
+async def test_plain_http_that_nobody_serves_is_what_is_hoped_for() -> None:
+    async with Probe(2.0, 10.0, None) as probe:
+        assert (await plain_http(Scene(Options("https://keystile-doctor.invalid/mcp"), probe))).outcome is Outcome.OK
+        told = await plain_http(Scene(Options("https://keystile-doctor.invalid:8443/mcp"), probe))
+        assert told.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize("url", ["gopher://x.example", "http://me@x.example", "http://[x", "http:///x"])
+async def test_only_plain_urls_of_http_are_asked(url: str) -> None:
+    async with Probe(2.0, 10.0, None) as probe:
+        with pytest.raises(NoAnswerError, match="URL"):
+            await probe.ask("GET", url)
+
+
+async def test_once_the_time_is_over_nothing_is_asked() -> None:
+    async with Probe(2.0, 0.0, None) as probe:
+        with pytest.raises(NoAnswerError, match="no time"):
+            await probe.ask("GET", "http://127.0.0.1:1/")
 
 
 REPORT = Report(

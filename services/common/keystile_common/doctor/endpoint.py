@@ -116,6 +116,11 @@ async def plain_http(scene: Scene) -> Verdict:
         answer = await scene.probe.ask("POST", url, headers=MCP_HEADERS, json=initialize())
     except NoAnswerError as silence:
         return ok(f"Plain http is not served: {silence}.")
+    return judge_plain(answer)
+
+
+def judge_plain(answer: Answer) -> Verdict:
+    """What an answer over plain http means for a server that has an https URL."""
     if answer.location is not None and answer.location.startswith("https://"):
         return ok(f"Plain http gets {answer.status} to https. Clients need the https URL: a redirect loses the POST.")
     if answer.status >= HTTPStatus.BAD_REQUEST and answer.status != HTTPStatus.UNAUTHORIZED:
