@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keystile_auth import __version__
-from keystile_auth.cli import audit, clients, dev, keys, serve, users
+from keystile_auth.cli import audit, clients, dev, doctor, keys, serve, users
 from keystile_auth.cli.session import CommandError
 from keystile_auth.identity.local import InvalidUserError
 from keystile_auth.store.embedded import EmbeddedStoreError
@@ -26,6 +26,9 @@ app = typer.Typer(
 )
 app.command("dev")(dev.dev)
 app.command("serve")(serve.serve)
+app.command(
+    "doctor", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)(doctor.doctor)
 app.add_typer(users.app, name="users")
 app.add_typer(clients.app, name="clients")
 app.add_typer(keys.app, name="keys")
