@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from keystile_common.jws import numeric_date
+from keystile_common.jws import audiences_of, numeric_date
 from keystile_mcp.introspection_answer import LATEST_TIME, ActiveToken, canonical
 from keystile_mcp.issuers import Issuer
 from keystile_mcp.providers import TYPE_HEADER, Proof, ScopeClaim
@@ -34,7 +34,7 @@ def check_kind(claims: Claims, type_: str, issuer: Issuer) -> None:
     if type_ not in provider.types:
         named = " or ".join(sorted(filter(None, provider.types)))
         raise ClaimsError("wrong_type", f"must have the typ {named}; an ID token is none")
-    if claims.get("iss") not in issuer.names:
+    if not _is_issued_by(claims.get("iss"), issuer):
         raise ClaimsError("wrong_issuer", "is of another issuer")
     _check_proofs({**claims, TYPE_HEADER: type_}, provider.proofs, issuer)
 
@@ -70,11 +70,15 @@ def read_introspected(answer: Claims, issuer: Issuer) -> ActiveToken | None:
         _check_proofs(answer, issuer.provider.answer_proofs, issuer)
     except ClaimsError:
         return None
-    if answer.get("iss", issuer.identifier) not in issuer.names:
+    if not _is_issued_by(answer.get("iss", issuer.identifier), issuer):
         return None
     if "exp" not in answer:
         raise ClaimsError("malformed", "has no exp")
     return _read(answer, issuer, issuer.scope_claim or "scope")
+
+
+def _is_issued_by(name: object, issuer: Issuer) -> bool:
+    return isinstance(name, str) and name in issuer.names
 
 
 def _check_proofs(claims: Claims, proofs: Sequence[Proof], issuer: Issuer) -> None:
@@ -124,8 +128,8 @@ def _read(claims: Claims, issuer: Issuer, scope_claim: ScopeClaim) -> ActiveToke
 
 
 def _is_meant_for(claims: Claims, issuer: Issuer) -> bool:
-    name = next((name for name in issuer.provider.audience_claims if name in claims), None)
-    named = _texts([claims[name]] if name and isinstance(claims[name], str) else claims.get(name or ""))
+    name = next((name for name in issuer.provider.audience_claims if name in claims), "aud")
+    named = audiences_of({"aud": claims.get(name)})
     return any(_same(one, other) for one in named for other in issuer.audiences)
 
 
@@ -143,7 +147,12 @@ def _scopes(claims: Claims, issuer: Issuer, name: ScopeClaim) -> tuple[str, ...]
         if not isinstance(access, dict):
             raise _wrong_type()
         return tuple(dict.fromkeys(role for audience in issuer.audiences for role in _roles(access.get(audience))))
-    scopes = _texts(claims.get(name))
+    value = claims.get(name)
+    if name == "scope" and not isinstance(
+        value, str | None
+    ):  # RFC 6749 section 3.3; others are lists at some providers
+        raise _wrong_type()
+    scopes = _texts(value)
     # Roles and groups are named at the provider, as they stand in the token.
     if not issuer.provider.tokens_have_prefix or not issuer.scope_prefix or name not in {"scope", "scp"}:
         return scopes

@@ -92,7 +92,7 @@ Audiences = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator
 
 
 class TrustedIssuerSettings(Section):
-    """An issuer whose tokens are honoured beside those of `authorization_server`, until they expire or `until` begins."""
+    """An issuer whose tokens are honoured beside those of `authorization_server`, before the day `until` begins."""
 
     issuer: PublicUrl
     until: datetime.date

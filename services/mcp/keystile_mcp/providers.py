@@ -135,7 +135,7 @@ _ALL = (
         required=("iat", "tid"),
         issuer_form=(
             f"/{_GUID}/v2.0",
-            "of one tenant by its id, https://login.microsoftonline.com/TENANT-ID/v2.0; neither common nor organizations",
+            "of one tenant, by its id: https://login.microsoftonline.com/TENANT-ID/v2.0, never common or organizations",
         ),
         needs_audience=True,
         qualifies_scopes=True,
