@@ -36,10 +36,15 @@ class TokenInfoClient(AnyIntrospection):
                 return None
             if response.status != HTTPStatus.OK:
                 raise IntrospectionError(f"it answered with status {response.status}")
-        return _read(_object(body), self.issuer)
+        return read(_object(body), self.issuer)
 
 
-def _read(answer: dict[str, Any], issuer: Issuer) -> ActiveToken | None:
+def read(answer: dict[str, Any], issuer: Issuer) -> ActiveToken | None:
+    """What an answer of tokeninfo says, or None if it is of no access token.
+
+    Raises:
+        IntrospectionError: it is not what Google documents.
+    """
     # Times and truths are strings here.
     claims = dict(answer)
     expires = claims.get("exp")

@@ -308,6 +308,7 @@ class ProviderIssuer(ScriptedAuthorizationServer):
         self.path = path
         self.asked: list[str] = []
         self.metadata: dict[str, Any] = {}
+        self.token_info_answer: tuple[int, str] | None = None
         self.token_info: dict[str, dict[str, Any]] = {}
 
     def settings(self, shape: Shape, **more: Any) -> dict[str, Any]:
@@ -334,7 +335,7 @@ class ProviderIssuer(ScriptedAuthorizationServer):
             return now + claim
         return {"ISSUER": self.issuer, "NOW": now}.get(claim, claim) if isinstance(claim, str) else claim
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def publish(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path)
         root = self.issuer.removesuffix(self.path)
         if request.path == f"{self.path.rstrip('/')}/.well-known/openid-configuration":
@@ -353,6 +354,9 @@ class ProviderIssuer(ScriptedAuthorizationServer):
 
     async def answer_token_info(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request.path_qs)
+        if self.token_info_answer is not None:
+            status, text = self.token_info_answer
+            return web.Response(status=status, text=text)
         token = request.headers["Authorization"].removeprefix("Bearer ")
         if token in self.token_info:
             return web.json_response(self.token_info[token])
@@ -365,7 +369,7 @@ async def provider_issuer(path: str) -> AsyncIterator[ProviderIssuer]:
     application = web.Application()
     application.router.add_post("/introspect", issuer.introspect)
     application.router.add_post("/tokeninfo", issuer.answer_token_info)
-    application.router.add_get("/{rest:.*}", issuer.answer)
+    application.router.add_get("/{rest:.*}", issuer.publish)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     listener = loopback()

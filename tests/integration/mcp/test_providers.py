@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from keystile_mcp import token_info
+from keystile_mcp.settings import McpSettings
 from tests.integration.mcp.providers import (
     GENERIC,
     KEYCLOAK,
@@ -292,8 +294,27 @@ async def test_google_is_never_asked_about_an_id_token(google: ProviderIssuer, g
     assert google.asked == []
 
 
-async def test_an_unverified_address_is_no_name(google: ProviderIssuer, google_server: ResourceServer) -> None:
-    for verified, name in (("true", "alice@example.com"), ("false", None)):
-        token = google_token(google, email_verified=verified)
-        said = (await google_server.call(token, "whoami")).text
-        assert (name or "@example.com") in said if name else "@example.com" not in said
+async def test_an_address_is_a_name_only_where_google_verified_it() -> None:
+    claims = {"azp": "407", "aud": "407", "sub": "1", "scope": "openid", "exp": "1900000000", "email": "a@example.com"}
+    (issuer,) = McpSettings.model_validate({"authorization_server": "https://accounts.google.com", **GOOGLE}).issuers
+    for verified, name in (("true", "a@example.com"), ("false", None), (True, "a@example.com"), (None, None)):
+        found = token_info.read({**claims, "email_verified": verified}, issuer)
+        assert found is not None
+        assert found.username == name
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(200, ""), (200, "[]"), (200, "nonsense"), (400, "{}"), (400, "x"), (500, "{}"), (429, "{}")]
+)
+async def test_what_is_no_answer_of_google_s_is_503(
+    google: ProviderIssuer, google_server: ResourceServer, status: int, body: str
+) -> None:
+    google.token_info_answer = (status, body)
+    assert (await google_server.call("ya29.a0Af")).status_code == 503
+
+
+async def test_a_google_that_is_away_is_503() -> None:
+    async with provider_issuer("") as google:
+        at = {"url": "http://127.0.0.1:1/tokeninfo"}
+        async with resource_server(google, **GOOGLE, introspection=at) as server:
+            assert (await server.call("ya29.a0Af")).status_code == 503
