@@ -22,7 +22,7 @@ from tests.integration.mcp.providers import (
 )
 from tests.integration.mcp.resource_server import ResourceServer, resource_server
 
-GOOGLE = {
+GOOGLE: dict[str, Any] = {
     "provider": "google",
     "resource": RESOURCE,
     "audience": "407.apps.googleusercontent.com",

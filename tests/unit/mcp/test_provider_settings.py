@@ -22,7 +22,7 @@ ISSUERS = {
     "keystile": "https://auth.example.com",
 }
 OPENID = {"scopes": {"openid": "Sign in"}, "required_scopes": ["openid"], "policy": {}}
-CLIENT = {"introspection": {"client_id": "tools", "client_secret": "s"}}
+CLIENT: dict[str, Any] = {"introspection": {"client_id": "tools", "client_secret": "s"}}
 
 
 def settings(provider: str, **values: Any) -> McpSettings:
