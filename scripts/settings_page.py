@@ -193,8 +193,8 @@ mcp.resource_documentation
 mcp.authorization_server
     The issuer of the tokens, byte for byte.
 mcp.provider
-    What the authorization server is: `keystile`, `auth0`, `okta`, `entra`, `keycloak`, `google`, `cognito`, or `generic`
-    for any other with tokens as RFC 9068 has them, or RFC 7662 ([how to set each up](providers/README.md)).
+    What the authorization server is: `keystile`, `auth0`, `okta`, `entra`, `keycloak`, `google`, `cognito`, or
+    `generic` for any other with tokens as RFC 9068 has them, or RFC 7662 ([how to set each up](providers/README.md)).
 mcp.audience
     What `aud` of its tokens must be, or a list of which one must be in it; `resource` by default. Entra and Google
     never name that, so it is **required** for them.

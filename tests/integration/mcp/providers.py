@@ -14,7 +14,7 @@ from aiohttp import web
 from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
-from tests.integration.mcp.resource_server import ScriptedAuthorizationServer, loopback
+from tests.integration.mcp.resource_server import ScriptedAuthorizationServer, _loopback
 
 TENANT = "6babcaad-604b-40ac-a9d7-9fd97c0b779f"
 API = "11112222-bbbb-3333-cccc-4444dddd5555"
@@ -372,7 +372,7 @@ async def provider_issuer(path: str) -> AsyncIterator[ProviderIssuer]:
     application.router.add_get("/{rest:.*}", issuer.publish)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    listener = loopback()
+    listener = _loopback()
     await web.SockSite(runner, listener).start()
     issuer.issuer = f"http://127.0.0.1:{listener.getsockname()[1]}{path}"
     try:

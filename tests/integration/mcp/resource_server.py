@@ -173,7 +173,7 @@ async def authorization_server() -> AsyncIterator[ScriptedAuthorizationServer]:
     application.router.add_post("/introspect", scripted.introspect)
     runner = web.AppRunner(application, access_log=None, handler_cancellation=True)
     await runner.setup()
-    listener = loopback()
+    listener = _loopback()
     site = web.SockSite(runner, listener)
     await site.start()
     scripted.issuer = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -208,7 +208,7 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Serve what `make` makes under uvicorn."""
-    listener = loopback()
+    listener = _loopback()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
     introspection = {"client_id": "resource server", "client_secret": CLIENT_SECRET}
     values = {
@@ -246,7 +246,7 @@ async def serving(
             await task
 
 
-def loopback() -> socket.socket:
+def _loopback() -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     return listener

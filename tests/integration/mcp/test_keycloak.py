@@ -66,7 +66,8 @@ REALM = {
             "redirectUris": [REDIRECT],
             "attributes": {"pkce.code.challenge.method": "S256"},
         },
-        {"clientId": "mcp-server", "publicClient": False, "secret": SECRET, "standardFlowEnabled": False},
+        # Keycloak tells a client only of tokens that have it in their audience.
+        {"clientId": RESOURCE, "publicClient": False, "secret": SECRET, "standardFlowEnabled": False},
     ],
 }
 
@@ -167,7 +168,7 @@ async def by_keys(keycloak: Keycloak) -> AsyncIterator[ResourceServer]:
 
 @pytest.fixture
 async def by_introspection(keycloak: Keycloak) -> AsyncIterator[ResourceServer]:
-    introspection = {"client_id": "mcp-server", "client_secret": SECRET, "cache_seconds": 0}
+    introspection = {"client_id": RESOURCE, "client_secret": SECRET, "cache_seconds": 0}
     settings: dict[str, Any] = {"validation": "introspection", "introspection": introspection}
     async with resource_server(scripted(keycloak), provider="keycloak", resource=RESOURCE, **settings) as server:
         yield server
