@@ -58,8 +58,8 @@ or into the folder that `KEYSTILE_DATA_DIR` names.
 EMBEDDED = """\
 Read by `keystile-mcp --embedded`, where `KEYSTILE_TOPOLOGY` is `embedded` by `keystile users` and `keystile clients`
 too. These are the settings of the authorization server above, by the same names, the MCP server's `upstream`, and
-those below. Of the MCP server's there are no `authorization_server`, `validation`, `introspection`, `jwks` and
-`handover`, since there is nobody to ask; its `sessions` are called `mcp_sessions`, and cannot be `shared`.
+those below. Of the MCP server's there are no `authorization_server`, `provider`, `audience`, `validation`,
+`scope_prefix`, `scope_claim`, `trusted_issuers`, `introspection`, `jwks` and `handover`, since there is nobody to ask; its `sessions` are called `mcp_sessions`, and cannot be `shared`.
 `resources` are MCP servers elsewhere and may be left out. `listen.port` is 3232, `metrics.port` 9464, `drain_seconds`
 20. Where `store` names none, a Valkey is started in `data_dir`.
 
@@ -192,16 +192,35 @@ mcp.resource_documentation
     A page for developers, in the resource's metadata.
 mcp.authorization_server
     The issuer of the tokens, byte for byte.
+mcp.provider
+    What the authorization server is: `keystile`, `auth0`, `okta`, `entra`, `keycloak`, `google`, `cognito`, or
+    `generic` for any other with tokens as RFC 9068 has them, or RFC 7662 ([how to set each up](providers/README.md)).
+mcp.audience
+    What `aud` of its tokens must be, or a list of which one must be in it; `resource` by default. Entra and Google
+    never name that, so it is **required** for them.
 mcp.validation
     How access tokens are checked: `introspection` asks the authorization server, `jwks` checks the signature of a JWT
-    with the issuer's keys. With `jwks` a revoked token is accepted until it expires.
+    with the issuer's keys. With `jwks` a revoked token is accepted until it expires. By default `introspection` for
+    `keystile` and `google`, else `jwks`.
+mcp.scope_prefix
+    What clients put before a scope when they ask for it; `scopes`, `required_scopes` and `policy` have none. `resource`
+    with a slash for Entra and Cognito by default, else nothing.
+mcp.scope_claim
+    Where scopes are in a token, where that is not the usual place: `permissions` (Auth0), `roles` (Entra, generic),
+    `realm_access` or `resource_access` (Keycloak: roles of the realm, or of the client that `audience` names),
+    `cognito:groups`, `scp` or `permissions` (generic).
+mcp.trusted_issuers
+    Issuers whose tokens are honoured beside those of `authorization_server`, each with `issuer`, `until` (a date: its
+    tokens are refused from that day on, midnight UTC), and as needed `provider`, `audience`, `validation`,
+    `scope_prefix`, `scope_claim`, `introspection` and `jwks` as here. For a move without signing anyone out
+    ([how](providers/README.md#moving-without-signing-anyone-out)). No client is sent to them.
 mcp.jwks.url
     Where the issuer's key set is; as its metadata say by default. May be a cluster-internal http address.
 mcp.jwks.ca_file
     Certificate authorities to trust with an https `url`, PEM; the system's by default. Read anew when it is renewed.
 mcp.jwks.algorithms
-    What access tokens may be signed with, of `ES256`, `ES384`, `PS256`, `RS256` and `Ed25519`. Keystile signs with
-    `ES256`.
+    What access tokens may be signed with, of `ES256`, `ES384`, `PS256`, `RS256` and `Ed25519`; by default what
+    the provider signs with, for `keystile` `ES256`.
 mcp.jwks.refresh_seconds
     How old the keys may be before they are fetched anew; those there are go on while that fails.
 mcp.jwks.timeout_seconds
@@ -241,8 +260,8 @@ mcp.upstream.connect_timeout_seconds
 mcp.upstream.connections
     Open connections to it at most; a stream holds one.
 mcp.introspection.url
-    Where tokens are introspected; `/introspect` below the issuer by default. May be a cluster-internal address,
-    http or https.
+    Where tokens are introspected; `/introspect` below the issuer by default, for other providers as the issuer's
+    metadata say. May be a cluster-internal address, http or https.
 mcp.introspection.client_id
     The name of this resource in the authorization server's `resources`. **Required** where `validation` is
     `introspection`, with one of the three proofs below.

@@ -25,6 +25,7 @@ MADE_FOR_AUTH = {
     "metadata_documents.allow_loopback", "metadata_documents.ca_file",
 }  # fmt: skip
 MADE_FOR_MCP = {
+    "provider", "audience", "scope_prefix", "scope_claim", "trusted_issuers",
     "app", "request_state_key", "resource", "resource_name", "authorization_server", "scopes", "required_scopes",
     "policy", "listen", "metrics",
     "trusted_proxies", "audit", "traces", "log",

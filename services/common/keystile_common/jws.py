@@ -69,6 +69,11 @@ class UnverifiedJwt:
         return str(self.header.get("typ", "")).lower().removeprefix("application/")
 
 
+def looks_like_jwt(token: str) -> bool:
+    """Whether `token` begins as a JSON object in base64url does; opaque tokens of those who make any do not."""
+    return token.startswith(("ey", "ew"))
+
+
 def parse(token: str, algorithms: Collection[str] = ALGORITHMS) -> UnverifiedJwt:
     """Take a compact JWS with claims apart; nothing in it is true yet.
 

@@ -89,9 +89,11 @@ class Challenge:
     Args:
         metadata_url: where the resource's metadata are (RFC 9728), from the settings.
         required_scopes: what every request needs.
+        scope_prefix: what clients put before a scope when they ask the authorization server for it.
     """
 
-    def __init__(self, metadata_url: str, required_scopes: Sequence[str]) -> None:
+    def __init__(self, metadata_url: str, required_scopes: Sequence[str], scope_prefix: str = "") -> None:
+        self._scope_prefix = scope_prefix
         self._metadata_url = metadata_url
         self._required_scopes = required_scopes
 
@@ -118,5 +120,5 @@ class Challenge:
         parameters.append(f'resource_metadata="{self._metadata_url}"')
         scopes = self._required_scopes if error.scopes is None else error.scopes
         if scopes:
-            parameters.append(f'scope="{" ".join(scopes)}"')
+            parameters.append(f'scope="{" ".join(self._scope_prefix + scope for scope in scopes)}"')
         return "Bearer " + ", ".join(parameters)

@@ -6,8 +6,8 @@ import time
 from urllib.parse import quote_plus
 
 from keystile_common.settings import SettingsError
+from keystile_mcp.issuer_settings import IntrospectionSettings
 from keystile_mcp.key_files import KeyFileError, RenewedFile, SigningKey
-from keystile_mcp.settings import IntrospectionSettings
 
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ASSERTION_SECONDS = 60

@@ -1,5 +1,7 @@
 """Asking the authorization server about a token (RFC 7662)."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import aiohttp
@@ -9,32 +11,38 @@ from opentelemetry.trace import SpanKind, Tracer
 from keystile_common import traces
 from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
+from keystile_mcp.access_token_claims import ClaimsError, read_introspected
 from keystile_mcp.credentials import credentials
-from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError, read_answer
+from keystile_mcp.discovery import find_address
+from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError, read_active, read_answer
+from keystile_mcp.issuers import Issuer
 from keystile_mcp.key_files import KeyFileError
-from keystile_mcp.settings import McpSettings
 
 MAX_ANSWER_BYTES = 64 * 1024
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class IntrospectionClient(HttpClient):
-    """The introspection endpoint of one authorization server. Used as an async context manager."""
+class AnyIntrospection(HttpClient, ABC):
+    """An endpoint that says what a token is good for. Used as an async context manager.
 
-    def __init__(self, settings: McpSettings, tracer: Tracer) -> None:
-        self._credentials = credentials(settings.introspection, settings.authorization_server)
-        ca_file = settings.introspection.ca_file
+    Args:
+        issuer: whose endpoint it is.
+        tracer: what it traces with.
+        headers: sent with every request.
+    """
+
+    def __init__(self, issuer: Issuer, tracer: Tracer, headers: Mapping[str, str]) -> None:
+        settings = issuer.introspection
         super().__init__(
-            timeout_seconds=settings.introspection.timeout_seconds,
-            authorities=TrustedAuthorities(ca_file, "introspection.ca_file") if ca_file else None,
-            headers={"Accept": "application/json", **self._credentials.headers()},
-            limit=settings.introspection.connections,
+            timeout_seconds=settings.timeout_seconds,
+            authorities=TrustedAuthorities(settings.ca_file, "introspection.ca_file") if settings.ca_file else None,
+            headers={"Accept": "application/json", **headers},
+            limit=settings.connections,
         )
-        self._url = settings.introspection_url
-        self._issuer = settings.authorization_server
-        self._resource = settings.resource
-        self._timeout_seconds = settings.introspection.timeout_seconds
+        self.issuer = issuer
+        self._url = issuer.introspection_url
+        self._timeout_seconds = settings.timeout_seconds
         self._tracer = tracer
         self._trouble: str | None = None
         self.has_answered = False
@@ -50,7 +58,7 @@ class IntrospectionClient(HttpClient):
         """
         try:
             with self._tracer.start_as_current_span("introspect", kind=SpanKind.CLIENT):
-                active = read_answer(await self._ask(token), self._issuer, self._resource)
+                active = await self._ask_or_say_why(token)
         except IntrospectionError as problem:
             self._note(str(problem))
             raise
@@ -58,19 +66,27 @@ class IntrospectionClient(HttpClient):
         self.has_answered = True
         return active
 
-    async def _ask(self, token: str) -> bytes:
+    async def address(self) -> str:
+        """Where to ask, from the settings or the issuer's metadata.
+
+        Raises:
+            DiscoveryError: neither says so.
+        """
+        if self._url is None:
+            self._url = await find_address(self, self.issuer.identifier, "introspection_endpoint")
+        return self._url
+
+    @abstractmethod
+    async def ask(self, token: str) -> ActiveToken | None:
+        """Ask about `token`; None if it is not active.
+
+        Raises:
+            IntrospectionError: no usable answer.
+        """
+
+    async def _ask_or_say_why(self, token: str) -> ActiveToken | None:
         try:
-            async with self.request(
-                "POST",
-                self._url,
-                data={"token": token, "token_type_hint": "access_token", **self._credentials.form()},
-                headers=traces.inject({}),
-            ) as response:
-                if response.status == HTTPStatus.UNAUTHORIZED:
-                    raise IntrospectionError("it refuses introspection.client_id, or what proves it")
-                if response.status != HTTPStatus.OK:
-                    raise IntrospectionError(f"it answered with status {response.status}")
-                return await _body(response)
+            return await self.ask(token)
         except KeyFileError as problem:
             raise IntrospectionError(str(problem)) from None
         except TimeoutError:
@@ -88,13 +104,58 @@ class IntrospectionClient(HttpClient):
         if trouble == self._trouble:
             return
         self._trouble = trouble
+        url = self._url or self.issuer.identifier
         if trouble is None:
-            _log.info("introspection works again", url=self._url)
+            _log.info("introspection works again", url=url)
         else:
-            _log.error("introspection fails", url=self._url, problem=trouble)
+            _log.error("introspection fails", url=url, problem=trouble)
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
+class IntrospectionClient(AnyIntrospection):
+    """The introspection endpoint of one authorization server. Used as an async context manager."""
+
+    def __init__(self, issuer: Issuer, tracer: Tracer) -> None:
+        self._credentials = credentials(issuer.introspection, issuer.identifier)
+        super().__init__(issuer, tracer, self._credentials.headers())
+
+    async def ask(self, token: str) -> ActiveToken | None:
+        """Ask about `token`."""
+        async with self.request(
+            "POST",
+            await self.address(),
+            data={"token": token, "token_type_hint": "access_token", **self._credentials.form()},
+            headers=traces.inject({}),
+        ) as response:
+            if response.status == HTTPStatus.UNAUTHORIZED:
+                raise IntrospectionError("it refuses introspection.client_id, or what proves it")
+            if response.status != HTTPStatus.OK:
+                raise IntrospectionError(f"it answered with status {response.status}")
+            body = await body_of(response)
+        return read(body, self.issuer)
+
+
+def read(body: bytes, issuer: Issuer) -> ActiveToken | None:
+    """What an answer of `issuer` says, or None if the token is not active.
+
+    Raises:
+        IntrospectionError: the answer is not what RFC 7662 says.
+    """
+    if issuer.is_keystile:
+        active = read_answer(body, issuer.identifier, issuer.resource, issuer.audiences)
+        return active if active is None or issuer.until is None else active.ending(issuer.until)
+    answer = read_active(body)
+    try:
+        return None if answer is None else read_introspected(answer, issuer)
+    except ClaimsError as problem:
+        raise IntrospectionError(f"the answer {problem}") from None
+
+
+async def body_of(response: aiohttp.ClientResponse) -> bytes:
+    """The body of `response`.
+
+    Raises:
+        IntrospectionError: it is too large to be an answer.
+    """
     body = b""
     while not response.content.at_eof():
         body += await response.content.read(MAX_ANSWER_BYTES + 1 - len(body))

@@ -1,7 +1,8 @@
 """What an introspection answer says of a token (RFC 7662 section 2.2)."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -51,6 +52,10 @@ class ActiveToken:
         """Whom an audit event names."""
         return Actor(sub=self.subject, client_id=self.client_id)
 
+    def ending(self, until: float) -> "ActiveToken":
+        """The same token, good until `until` (Unix time) at most."""
+        return replace(self, expires_at=min(self.expires_at, until))
+
     @cached_property
     def user(self) -> AuthenticatedUser:
         """The MCP SDK's view of it, made once for as long as the answer is kept.
@@ -86,24 +91,11 @@ def canonical(resource: str) -> str:
     return urlunsplit((url.scheme, url.netloc.lower(), url.path.removesuffix("/"), url.query, url.fragment))
 
 
-def read_answer(body: bytes, issuer: str, resource: str) -> ActiveToken | None:
-    """Read an introspection answer (RFC 7662 section 2.2).
-
-    `exp` is optional there and required here: without it a stream could not be ended in time. `iss` may be
-    absent: the answer comes from the issuer's own endpoint, so it is the issuer's word either way.
-
-    Args:
-        body: the JSON text of an answer with status 200.
-        issuer: whose endpoint answered.
-        resource: this resource's identifier.
-
-    `grantable_scope` is ours (RFC 7662 section 2.2 allows for members that are not registered).
-
-    Returns:
-        The token, or None if it is not active.
+def read_active(body: bytes) -> dict[str, Any] | None:
+    """An introspection answer with `active` true, or None if it says false (RFC 7662 section 2.2).
 
     Raises:
-        IntrospectionError: the answer is not what RFC 7662 says.
+        IntrospectionError: it says neither.
     """
     try:
         answer = json.loads(body)
@@ -114,6 +106,32 @@ def read_answer(body: bytes, issuer: str, resource: str) -> ActiveToken | None:
         return None
     if active is not True:
         raise IntrospectionError("the answer does not say true or false for active")
+    return dict(answer)
+
+
+def read_answer(body: bytes, issuer: str, resource: str, audiences: Collection[str] = ()) -> ActiveToken | None:
+    """Read an introspection answer of Keystile (RFC 7662 section 2.2).
+
+    `exp` is optional there and required here: without it a stream could not be ended in time. `iss` may be
+    absent: the answer comes from the issuer's own endpoint, so it is the issuer's word either way.
+
+    Args:
+        body: the JSON text of an answer with status 200.
+        issuer: whose endpoint answered.
+        resource: this resource's identifier.
+        audiences: what it is called in `aud`; by its identifier where none is given.
+
+    `grantable_scope` is ours (RFC 7662 section 2.2 allows for members that are not registered).
+
+    Returns:
+        The token, or None if it is not active.
+
+    Raises:
+        IntrospectionError: the answer is not what RFC 7662 says.
+    """
+    answer = read_active(body)
+    if answer is None:
+        return None
     client_id, subject = _text(answer, "client_id"), _text(answer, "sub")
     if not client_id and not subject:
         raise IntrospectionError("the answer names neither client_id nor sub")
@@ -123,7 +141,7 @@ def read_answer(body: bytes, issuer: str, resource: str) -> ActiveToken | None:
     grantable = _text(answer, "grantable_scope")
     return ActiveToken(
         issuer=_text(answer, "iss") or issuer,
-        resource=resource if _is_meant_for(answer.get("aud"), resource) else None,
+        resource=resource if _is_meant_for(answer.get("aud"), audiences or (resource,)) else None,
         client_id=client_id or "",
         subject=subject,
         scopes=tuple((_text(answer, "scope") or "").split()),
@@ -150,6 +168,7 @@ def _time(answer: dict[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _is_meant_for(audience: object, resource: str) -> bool:
+def _is_meant_for(audience: object, names: Collection[str]) -> bool:
     values = audience if isinstance(audience, list) else [audience]
-    return any(isinstance(value, str) and canonical(value) == canonical(resource) for value in values)
+    ours = {canonical(name) for name in names}
+    return any(isinstance(value, str) and canonical(value) in ours for value in values)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError
-from keystile_mcp.settings import McpSettings
+from keystile_mcp.issuers import Issuer
 
 NEGATIVE_ENTRIES = 1_000
 """How many refused tokens are remembered; apart from the others, so that junk displaces no token."""
@@ -41,18 +41,18 @@ class IntrospectionCache:
 
     Args:
         introspect: asks the authorization server.
-        settings: how long and how much to keep, and what the answers belong to.
+        issuer: how long and how much to keep, and whose word the answers are.
         metrics: where look-ups are counted.
         clock: Unix time in seconds.
     """
 
     method = "introspection"
 
-    def __init__(self, introspect: Introspect, settings: McpSettings, metrics: McpMetrics, clock: Clock) -> None:
+    def __init__(self, introspect: Introspect, issuer: Issuer, metrics: McpMetrics, clock: Clock) -> None:
         self._introspect = introspect
-        self._settings = settings.introspection
+        self._settings = issuer.introspection
         self._clock = clock
-        self._key = _process_key(settings)
+        self._key = _process_key(issuer)
         self._active: OrderedDict[bytes, Answer] = OrderedDict()
         self._inactive: OrderedDict[bytes, float] = OrderedDict()
         self._flights: dict[bytes, asyncio.Task[Answer | IntrospectionError | None]] = {}
@@ -168,17 +168,17 @@ class IntrospectionCache:
         return blake2b(token.encode(), key=self._key, digest_size=32).digest()
 
 
-def _process_key(settings: McpSettings) -> bytes:
+def _process_key(issuer: Issuer) -> bytes:
     """A key that differs by process and by whose word an answer is: issuer, endpoint, client and resource.
 
     What is kept is found by a MAC under it, so a dump of the cache gives no token away, and an answer of
     one authorization server never speaks for another's token.
     """
     belongs_to = [
-        settings.authorization_server,
-        settings.introspection_url,
-        settings.introspection.client_id or "",
-        settings.resource,
+        issuer.identifier,
+        issuer.introspection_url or "",
+        issuer.introspection.client_id or "",
+        issuer.resource,
     ]
     return blake2b(json.dumps(belongs_to).encode(), key=secrets.token_bytes(32), digest_size=32).digest()
 

@@ -2,14 +2,10 @@
 
 import asyncio
 import contextlib
-import json
 import random
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 from types import TracebackType
-from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -18,11 +14,10 @@ from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 from keystile_common.jws import Key, public_keys
 from keystile_common.metrics import JwksMetrics
-from keystile_common.settings import is_loopback_host
+from keystile_mcp.discovery import DiscoveryError, fetch, find_address
 from keystile_mcp.introspection_answer import IntrospectionError
-from keystile_mcp.settings import McpSettings
+from keystile_mcp.issuers import Issuer
 
-MAX_DOCUMENT_BYTES = 256 * 1024
 UNKNOWN_KEY_SECONDS = 10.0
 """A key that is not known makes us ask again, but only so often: anyone can invent key ids."""
 RETRY_SECONDS = 5.0
@@ -44,28 +39,27 @@ class IssuerKeys(HttpClient):
     `UNKNOWN_KEY_SECONDS`.
 
     Args:
-        settings: the issuer, and how its keys are had.
+        issuer: whose keys, and how they are had.
         metrics: where fetches are counted.
         clock: seconds that only go forward.
     """
 
-    def __init__(
-        self, settings: McpSettings, metrics: JwksMetrics, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        ca_file = settings.jwks.ca_file
+    def __init__(self, issuer: Issuer, metrics: JwksMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+        settings = issuer.jwks
+        ca_file = settings.ca_file
         super().__init__(
-            timeout_seconds=settings.jwks.timeout_seconds,
+            timeout_seconds=settings.timeout_seconds,
             authorities=TrustedAuthorities(ca_file, "jwks.ca_file") if ca_file else None,
             headers={"Accept": "application/json"},
             limit=2,
         )
-        self._issuer = settings.authorization_server
-        self._settings = settings.jwks
+        self._issuer = issuer.identifier
+        self._settings = settings
         self._refreshes = metrics.refreshes
         self._clock = clock
         self._keys: tuple[Key, ...] | None = None
         self._fetched_at = self._asked_at = float("-inf")
-        self._refresh_after = settings.jwks.refresh_seconds
+        self._refresh_after = settings.refresh_seconds
         self._trouble: str | None = None
         self._asking: asyncio.Task[None] | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -131,7 +125,7 @@ class IssuerKeys(HttpClient):
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 keys = await self._fetch()
-        except KeysUnavailableError as problem:
+        except DiscoveryError as problem:
             self._note(str(problem))
         except TimeoutError:
             self._note(f"no answer within {self._settings.timeout_seconds:g} s")
@@ -162,67 +156,12 @@ class IssuerKeys(HttpClient):
             _log.error("the issuer's keys cannot be had", issuer=self._issuer, problem=trouble)
 
     async def _fetch(self) -> tuple[Key, ...]:
-        url = self._settings.url or await self._jwks_uri()
-        document = await self._get(url)
+        url = self._settings.url or await find_address(self, self._issuer, "jwks_uri")
+        document = await fetch(self, url)
         try:
             keys = public_keys(document)
         except ValueError:
             keys = ()
         if not keys:
-            raise KeysUnavailableError("the key set has no key that can check a signature")
+            raise DiscoveryError("the key set has no key that can check a signature")
         return keys
-
-    async def _jwks_uri(self) -> str:
-        problem = "it has no metadata"
-        for place in metadata_places(self._issuer):
-            document = await self._get(place, missing_ok=True)
-            if not isinstance(document, dict):
-                continue
-            # RFC 8414 section 3.3: whoever says another name may be anybody.
-            if document.get("issuer") != self._issuer:
-                problem = "its metadata name another issuer"
-                continue
-            uri = document.get("jwks_uri")
-            if isinstance(uri, str) and _is_safe(uri):
-                return uri
-            problem = "its metadata have no https jwks_uri"
-        raise KeysUnavailableError(problem)
-
-    async def _get(self, url: str, *, missing_ok: bool = False) -> Any:
-        async with self.request("GET", url) as response:
-            if missing_ok and response.status == HTTPStatus.NOT_FOUND:
-                return None
-            if response.status != HTTPStatus.OK:
-                raise KeysUnavailableError(f"it answered with status {response.status}")
-            body = b""
-            while not response.content.at_eof():
-                body += await response.content.read(MAX_DOCUMENT_BYTES + 1 - len(body))
-                if len(body) > MAX_DOCUMENT_BYTES:
-                    raise KeysUnavailableError(f"a document is larger than {MAX_DOCUMENT_BYTES} bytes")
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            raise KeysUnavailableError("a document is not JSON") from None
-
-
-def metadata_places(issuer: str) -> tuple[str, ...]:
-    """Where an issuer's metadata may be: RFC 8414 section 3.1, OpenID Connect Discovery section 4, and both mixed."""
-    url = urlsplit(issuer)
-    origin, path = f"{url.scheme}://{url.netloc}", url.path.rstrip("/")
-    return tuple(
-        dict.fromkeys(
-            (
-                f"{origin}/.well-known/oauth-authorization-server{path}",
-                f"{origin}{path}/.well-known/openid-configuration",
-                f"{origin}/.well-known/openid-configuration{path}",
-            )
-        )
-    )
-
-
-def _is_safe(uri: str) -> bool:
-    try:
-        url = urlsplit(uri)
-        return url.scheme == "https" or (url.scheme == "http" and is_loopback_host(url.hostname))
-    except ValueError:
-        return False

@@ -26,7 +26,7 @@ def document(settings: ResourceServerSettings) -> dict[str, object]:
         "resource": settings.resource,
         "resource_name": settings.resource_name,
         "authorization_servers": [settings.authorization_server],
-        "scopes_supported": list(settings.scopes),
+        "scopes_supported": [settings.advertised_prefix + scope for scope in settings.scopes],
         "bearer_methods_supported": ["header"],
         **{name: value for name, value in optional.items() if value is not None},
     }

@@ -62,7 +62,9 @@ class Protection:
         self._backend = backend
         self._client, self._source, self.check = tokens
         self._validator = TokenValidator(self._source, settings, metrics, clock)
-        self._challenge = Challenge(metadata.metadata_url(settings.resource), settings.required_scopes)
+        self._challenge = Challenge(
+            metadata.metadata_url(settings.resource), settings.required_scopes, settings.advertised_prefix
+        )
         self._denials = Denials(audit, settings.resource, clock)
         self._streams = streams
         self._clock = clock

@@ -3,7 +3,7 @@
 import asyncio
 
 from keystile_common import opaque
-from keystile_mcp.introspection import IntrospectionClient
+from keystile_mcp.introspection import AnyIntrospection
 from keystile_mcp.introspection_answer import IntrospectionError
 
 # Of the right form and nobody's: its random part is 32 zero bytes.
@@ -19,7 +19,7 @@ class AuthorizationServerCheck:
     still held are served, the others get 503 and a time to come back.
     """
 
-    def __init__(self, client: IntrospectionClient) -> None:
+    def __init__(self, client: AnyIntrospection) -> None:
         self._client = client
         self._asking: asyncio.Task[str | None] | None = None
 

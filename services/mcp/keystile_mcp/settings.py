@@ -1,5 +1,7 @@
 """The settings of the MCP resource server."""
 
+import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -16,6 +18,9 @@ from keystile_common.settings import (
     is_loopback_host,
 )
 from keystile_mcp import request_state
+from keystile_mcp.issuer_settings import Audiences, IntrospectionSettings, JwksSettings, TrustedIssuerSettings
+from keystile_mcp.issuers import Issuer
+from keystile_mcp.providers import PROVIDERS, Method, ProviderName, ScopeClaim, check, method_of
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """The most that a request to the MCP endpoint may bring."""
@@ -34,24 +39,6 @@ def _resource(value: str) -> str:
     path = urlsplit(value).path
     if not path.strip("/") or path.endswith("/") or "//" in path:
         raise ValueError("must have a path without a trailing slash, such as https://tools.example.com/mcp")
-    return value
-
-
-def _introspection_url(value: str) -> str:
-    return _internal_url(value, "introspect")
-
-
-def _key_set_url(value: str) -> str:
-    return _internal_url(value, "jwks")
-
-
-def _internal_url(value: str, example: str) -> str:
-    # Not a PublicUrl: inside a cluster the authorization server may be reached by another name, without TLS.
-    url = urlsplit(value)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ValueError(f"must be an absolute URL such as http://keystile-auth:3001/{example}")
-    if url.fragment or url.username or url.password:
-        raise ValueError("must have no fragment, user or password; credentials go into client_id and client_secret")
     return value
 
 
@@ -97,8 +84,6 @@ AppName = Annotated[str, AfterValidator(_app_name)]
 
 Origin = Annotated[str, AfterValidator(_origin)]
 UpstreamUrl = Annotated[str, AfterValidator(_upstream_url)]
-IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
-KeySetUrl = Annotated[str, AfterValidator(_key_set_url)]
 
 
 class McpListen(ServiceListen):
@@ -111,56 +96,6 @@ class MetricsListen(Listen):
     """Where Prometheus connects."""
 
     port: int = Field(default=9465, ge=0, le=65535)
-
-
-class IntrospectionSettings(Section):
-    """How the authorization server is asked about tokens (RFC 7662), and how long its answers are kept."""
-
-    url: IntrospectionUrl | None = None
-    client_id: str | None = Field(default=None, min_length=1)
-    client_secret: SecretStr | None = Field(default=None, min_length=1)
-    token_file: Path | None = None
-    private_key_file: Path | None = None
-    ca_file: Path | None = None
-    # A revoked token may be accepted for as long as an answer is kept.
-    cache_seconds: float = Field(default=30, ge=0, le=60)
-    negative_cache_seconds: float = Field(default=5, ge=0, le=60)
-    cache_entries: int = Field(default=10_000, ge=1)
-    # The caller is told within two seconds that the authorization server is away.
-    timeout_seconds: float = Field(default=1.5, gt=0, le=1.8)
-    connections: int = Field(default=32, ge=1)
-
-    @model_validator(mode="after")
-    def _has_one_proof(self) -> Self:
-        given = (self.client_secret, self.token_file, self.private_key_file)
-        if self.client_id is not None and sum(each is not None for each in given) != 1:
-            raise ValueError(
-                "needs exactly one of client_secret, token_file (with a service-account token) and private_key_file"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _authorities_are_for_https(self) -> Self:
-        if self.ca_file is not None and self.url is not None and self.url.startswith("http:"):
-            raise ValueError("ca_file is for an https url")
-        return self
-
-
-class JwksSettings(Section):
-    """How access tokens that are JWTs are checked with the issuer's keys, where `validation` is `jwks`."""
-
-    url: KeySetUrl | None = None
-    ca_file: Path | None = None
-    algorithms: list[Literal["ES256", "ES384", "PS256", "RS256", "Ed25519"]] = Field(default=["ES256"], min_length=1)
-    refresh_seconds: float = Field(default=300, ge=10, le=3600)
-    # The caller is told within two seconds that the keys cannot be had.
-    timeout_seconds: float = Field(default=1.5, gt=0, le=1.8)
-
-    @model_validator(mode="after")
-    def _authorities_are_for_https(self) -> Self:
-        if self.ca_file is not None and self.url is not None and self.url.startswith("http:"):
-            raise ValueError("ca_file is for an https url")
-        return self
 
 
 class UpstreamSettings(Section):
@@ -251,24 +186,97 @@ class ResourceServerSettings(ServiceSettings):
         """Whether the resource is reached on this machine only."""
         return is_loopback_host(urlsplit(self.resource).hostname)
 
+    @property
+    def issuer_names(self) -> frozenset[str]:
+        """The issuers whose tokens are honoured."""
+        return frozenset({self.authorization_server})
+
+    @property
+    def advertised_prefix(self) -> str:
+        """What clients put before a scope of this resource when they ask for it."""
+        return ""
+
 
 class McpSettings(ResourceServerSettings):
     """Everything that the MCP resource server can be told."""
 
-    validation: Literal["introspection", "jwks"] = "introspection"
+    provider: ProviderName = "keystile"
+    audience: Audiences = []
+    validation: Method | None = None
+    scope_prefix: str | None = None
+    scope_claim: ScopeClaim | None = None
+    trusted_issuers: list[TrustedIssuerSettings] = []
     introspection: IntrospectionSettings = IntrospectionSettings()
     jwks: JwksSettings = JwksSettings()
 
     @model_validator(mode="after")
-    def _can_introspect(self) -> Self:
-        if self.validation == "introspection" and self.introspection.client_id is None:
+    def _is_possible(self) -> Self:
+        provider = PROVIDERS[self.provider]
+        check(
+            provider,
+            self.authorization_server,
+            method=method_of(provider, self.validation),
+            audience=bool(self.audience),
+            scope_claim=self.scope_claim,
+            client_id=self.introspection.client_id is not None,
+        )
+        demanded = {*self.required_scopes, *(scope for scopes in self.policy.values() for scope in scopes)}
+        own = sorted(scope for scope in demanded if scope != "openid" and not scope.startswith("https://"))
+        if self.provider == "google" and own:
             raise ValueError(
-                "introspection: is required; set introspection.client_id in the YAML file or as "
-                "KEYSTILE_INTROSPECTION__CLIENT_ID, or validation to jwks where access tokens are JWTs"
+                f"Google has no scope {own[0]}; name scopes of Google's in scopes, required_scopes and policy"
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_one_issuer_a_token(self) -> Self:
+        issuers = self.issuers
+        names = [name for issuer in issuers for name in issuer.names]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"trusted_issuers: {twice[0]} is there twice")
+        for is_ours in (True, False):
+            asked = [each for each in issuers if each.method == "introspection" and is_ours == each.is_keystile]
+            if len(asked) > 1:
+                raise ValueError(
+                    f"trusted_issuers: an opaque token does not say whether {asked[0].identifier} or "
+                    f"{asked[1].identifier} issued it; one of the two needs validation jwks"
+                )
+        return self
+
+    @cached_property
+    def issuers(self) -> tuple[Issuer, ...]:
+        """Whose tokens are honoured, the main issuer first."""
+        main = _issuer(self, self.authorization_server, self.resource, None)
+        older = [_issuer(each, each.issuer, self.resource, each.until) for each in self.trusted_issuers]
+        return (main, *older)
+
     @property
-    def introspection_url(self) -> str:
-        """Where tokens are introspected: as set, else `/introspect` below the issuer."""
-        return self.introspection.url or self.authorization_server.rstrip("/") + "/introspect"
+    def issuer_names(self) -> frozenset[str]:
+        """The issuers whose tokens are honoured."""
+        return frozenset(issuer.identifier for issuer in self.issuers)
+
+    @property
+    def advertised_prefix(self) -> str:
+        """What clients put before a scope of this resource when they ask the main issuer for it."""
+        return self.issuers[0].scope_prefix
+
+
+def _issuer(
+    settings: McpSettings | TrustedIssuerSettings, identifier: str, resource: str, until: datetime.date | None
+) -> Issuer:
+    provider = PROVIDERS[settings.provider]
+    usual_prefix = f"{resource}/" if provider.qualifies_scopes else ""
+    midnight = None if until is None else datetime.datetime.combine(until, datetime.time(), datetime.UTC).timestamp()
+    return Issuer(
+        identifier=identifier,
+        provider=provider,
+        resource=resource,
+        audiences=tuple(settings.audience) or (resource,),
+        method=method_of(provider, settings.validation),
+        introspection=settings.introspection,
+        jwks=settings.jwks,
+        scope_prefix=usual_prefix if settings.scope_prefix is None else settings.scope_prefix,
+        scope_claim=settings.scope_claim,
+        until=midnight,
+    )

@@ -1,7 +1,6 @@
 """How tokens are checked here."""
 
-from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from opentelemetry.trace import Tracer
 
@@ -9,23 +8,28 @@ from keystile_common.health import Check
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.introspection import IntrospectionClient
 from keystile_mcp.introspection_cache import Clock, IntrospectionCache
+from keystile_mcp.issuers import Issuer
 from keystile_mcp.jwks import IssuerKeys
 from keystile_mcp.readiness import AuthorizationServerCheck
 from keystile_mcp.settings import McpSettings
 from keystile_mcp.signed_tokens import SignedTokens
-from keystile_mcp.validation import TokenSource
+from keystile_mcp.token_info import TokenInfoClient
+from keystile_mcp.trusted_tokens import IssuerTokens, TrustedTokens
+from keystile_mcp.validation import TokenClient, TokenSource
 
 
 class Tokens(NamedTuple):
     """Who is asked about tokens, what keeps the answers, and what says whether asking has worked."""
 
-    client: AbstractAsyncContextManager[Any]
+    client: TokenClient
     source: TokenSource
     check: Check
 
 
 def token_source(settings: McpSettings, metrics: McpMetrics, tracer: Tracer, clock: Clock) -> Tokens:
-    """How tokens are checked, as the setting `validation` says.
+    """How tokens are checked, as the settings say of each issuer.
+
+    An older issuer that is away holds no rollout back: only the main one counts for readiness.
 
     Args:
         settings: as loaded.
@@ -33,9 +37,19 @@ def token_source(settings: McpSettings, metrics: McpMetrics, tracer: Tracer, clo
         tracer: what it traces with.
         clock: Unix time in seconds.
     """
-    if settings.validation == "jwks":
-        keys = IssuerKeys(settings, metrics.jwks)
-        return Tokens(keys, SignedTokens(keys, settings, clock), keys.check)
-    client = IntrospectionClient(settings, tracer)
-    cache = IntrospectionCache(client.introspect, settings, metrics, clock)
+    made = [_of_issuer(issuer, metrics, tracer, clock) for issuer in settings.issuers]
+    if len(made) == 1:
+        return made[0]
+    several = zip(settings.issuers, made, strict=True)
+    trusted = TrustedTokens([IssuerTokens(issuer, each.client, each.source) for issuer, each in several])
+    return Tokens(trusted, trusted, made[0].check)
+
+
+def _of_issuer(issuer: Issuer, metrics: McpMetrics, tracer: Tracer, clock: Clock) -> Tokens:
+    if issuer.method == "jwks":
+        keys = IssuerKeys(issuer, metrics.jwks)
+        return Tokens(keys, SignedTokens(keys, issuer, clock), keys.check)
+    is_google = issuer.provider.name == "google"
+    client = TokenInfoClient(issuer, tracer) if is_google else IntrospectionClient(issuer, tracer)
+    cache = IntrospectionCache(client.introspect, issuer, metrics, clock)
     return Tokens(client, cache, AuthorizationServerCheck(client))

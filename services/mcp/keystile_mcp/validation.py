@@ -1,6 +1,7 @@
 """Whether a bearer token is good for this resource now."""
 
-from typing import Protocol
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 from keystile_common import opaque
 from keystile_common.metrics import McpMetrics
@@ -11,6 +12,10 @@ from keystile_mcp.settings import ResourceServerSettings
 
 CLOCK_SKEW_SECONDS = 30
 """How far the authorization server's clock may be ahead of ours before `nbf` counts as the future."""
+
+
+TokenClient = AbstractAsyncContextManager[Any]
+"""What must be open while tokens are checked."""
 
 
 class TokenSource(Protocol):
@@ -44,7 +49,7 @@ class TokenValidator:
 
     Args:
         source: answers what is to be believed of a token.
-        settings: the issuer and the resource that tokens must be of.
+        settings: the issuers and the resource that tokens must be of.
         metrics: where validations are counted.
         clock: Unix time in seconds.
     """
@@ -53,7 +58,7 @@ class TokenValidator:
         self, source: TokenSource, settings: ResourceServerSettings, metrics: McpMetrics, clock: Clock
     ) -> None:
         self._source = source
-        self._issuer = settings.authorization_server
+        self._issuers = settings.issuer_names
         self._resource = settings.resource
         self._clock = clock
         self._validations = metrics.token_validations
@@ -93,7 +98,7 @@ class TokenValidator:
     def _check(self, token: ActiveToken) -> None:
         # On every use, not only when the answer arrives: time goes on while it is kept.
         now = self._clock()
-        if token.issuer != self._issuer:
+        if token.issuer not in self._issuers:
             raise invalid_token("wrong_issuer", "The access token is of another issuer", token.actor)
         if token.resource != self._resource:
             raise invalid_token("wrong_audience", "The access token is for another resource", token.actor)

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from keystile_common.metrics import McpMetrics
-from keystile_mcp import jwks
+from keystile_mcp import discovery, jwks
 from tests.integration.mcp.resource_server import ResourceServer
 from tests.integration.mcp.signing_issuer import SigningIssuer, jwks_resource_server, new_key, signing_issuer
 from tests.unit.mcp.samples import make_settings
@@ -131,7 +131,9 @@ async def test_keys_that_were_had_go_on_while_the_issuer_is_away(
 async def test_old_keys_are_fetched_anew_beside_the_requests_and_go_on_while_that_fails(issuer: SigningIssuer) -> None:
     now = [1000.0]
     metrics = McpMetrics(CollectorRegistry(), "test")
-    settings = make_settings(authorization_server=issuer.issuer, validation="jwks", jwks={"refresh_seconds": 300})
+    settings = make_settings(
+        authorization_server=issuer.issuer, validation="jwks", jwks={"refresh_seconds": 300}
+    ).issuers[0]
     kid = issuer.key.kid
     async with jwks.IssuerKeys(settings, metrics.jwks, lambda: now[0]) as keys:
         assert await keys.find(kid)
@@ -188,7 +190,7 @@ async def test_an_issuer_that_nobody_answers_for_is_503(issuer: SigningIssuer) -
 
 async def test_a_server_that_stops_waits_for_no_keys(issuer: SigningIssuer) -> None:
     issuer.delay = 1.0
-    settings = make_settings(authorization_server=issuer.issuer, validation="jwks")
+    settings = make_settings(authorization_server=issuer.issuer, validation="jwks").issuers[0]
     async with jwks.IssuerKeys(settings, McpMetrics(CollectorRegistry(), "test").jwks) as keys:
         waiting = asyncio.create_task(keys.check())
         await asyncio.sleep(0.1)
@@ -289,4 +291,4 @@ async def test_a_stream_ends_with_the_token_it_was_opened_with(server: ResourceS
     ],
 )
 async def test_metadata_are_looked_for_at_each_well_known_form(issuer: str, places: list[str]) -> None:
-    assert list(jwks.metadata_places(issuer)) == places
+    assert list(discovery.metadata_places(issuer)) == places

@@ -28,7 +28,7 @@ class Deployment:
         self.scopes: list[Any] = []
         self.audit_text = io.StringIO()
         settings = make_settings()
-        cache = IntrospectionCache(self._introspect, settings, metrics, clock)
+        cache = IntrospectionCache(self._introspect, settings.issuers[0], metrics, clock)
         validator = TokenValidator(cache, settings, metrics, clock)
         denials = Denials(AuditLog([StreamSink("stdout", self.audit_text)], metrics.audit), settings.resource, clock)
         challenge = Challenge("https://m", [])

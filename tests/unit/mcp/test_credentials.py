@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from keystile_common.settings import SettingsError
 from keystile_mcp.credentials import JWT_BEARER, PrivateKey, SharedSecret, TokenFile, credentials
+from keystile_mcp.issuer_settings import IntrospectionSettings
 from keystile_mcp.key_files import REREAD_SECONDS, KeyFileError, RenewedFile, SigningKey
-from keystile_mcp.settings import IntrospectionSettings
 
 
 def test_a_secret_is_sent_as_http_basic_each_part_form_encoded() -> None:

@@ -41,7 +41,7 @@ def authority() -> Authority:
 
 @pytest.fixture
 def cache(authority: Authority, clock: FrozenClock, metrics: McpMetrics) -> IntrospectionCache:
-    return IntrospectionCache(authority.introspect, make_settings(), metrics, clock)
+    return IntrospectionCache(authority.introspect, make_settings().issuers[0], metrics, clock)
 
 
 async def look_up(cache: IntrospectionCache, token: str) -> Answer | None:
@@ -112,7 +112,9 @@ async def test_an_inactive_answer_is_forgotten_where_the_clock_was_set_back(
 async def test_zero_seconds_keep_nothing(
     authority: Authority, clock: FrozenClock, metrics: McpMetrics, setting: str
 ) -> None:
-    cache = IntrospectionCache(authority.introspect, make_settings(introspection={setting: 0}), metrics, clock)
+    cache = IntrospectionCache(
+        authority.introspect, make_settings(introspection={setting: 0}).issuers[0], metrics, clock
+    )
     authority.known["active"] = active_token()
     token = "active" if setting == "cache_seconds" else "inactive"
     await look_up(cache, token)
@@ -131,7 +133,7 @@ async def test_trouble_is_not_kept(cache: IntrospectionCache, authority: Authori
 async def test_the_least_recently_used_answer_goes_first(
     authority: Authority, clock: FrozenClock, metrics: McpMetrics
 ) -> None:
-    small = make_settings(introspection={"cache_entries": 2})
+    small = make_settings(introspection={"cache_entries": 2}).issuers[0]
     cache = IntrospectionCache(authority.introspect, small, metrics, clock)
     for token in ("a", "b"):
         authority.known[token] = active_token()
@@ -145,7 +147,7 @@ async def test_the_least_recently_used_answer_goes_first(
 async def test_junk_displaces_no_token_and_takes_bounded_room(
     authority: Authority, clock: FrozenClock, metrics: McpMetrics
 ) -> None:
-    small = make_settings(introspection={"cache_entries": 1})
+    small = make_settings(introspection={"cache_entries": 1}).issuers[0]
     cache = IntrospectionCache(authority.introspect, small, metrics, clock)
     authority.known["good"] = active_token()
     await look_up(cache, "good")
@@ -291,8 +293,8 @@ async def test_an_answer_belongs_to_issuer_endpoint_client_and_resource(
     monkeypatch.setattr("secrets.token_bytes", bytes)  # one process key for both
     if "authority" in changes:
         changes = {"authorization_server": changes["authority"]}
-    one = IntrospectionCache(Authority().introspect, make_settings(), metrics, clock)
-    other = IntrospectionCache(Authority().introspect, make_settings(**changes), metrics, clock)
+    one = IntrospectionCache(Authority().introspect, make_settings().issuers[0], metrics, clock)
+    other = IntrospectionCache(Authority().introspect, make_settings(**changes).issuers[0], metrics, clock)
     assert one._key_of("t") != other._key_of("t")
 
 
@@ -325,7 +327,7 @@ class CacheAgainstModel(RuleBasedStateMachine):
         self.clock = FrozenClock()
         self.authority = self.runner.run(self._authority())
         metrics = McpMetrics(CollectorRegistry(), "test")
-        two_entries = make_settings(introspection={"cache_entries": 2})
+        two_entries = make_settings(introspection={"cache_entries": 2}).issuers[0]
         self.cache = IntrospectionCache(self.authority.introspect, two_entries, metrics, self.clock)
         self.said_active: dict[str, float] = {}
         self.said_inactive: dict[str, float] = {}

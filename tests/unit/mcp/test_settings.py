@@ -97,11 +97,11 @@ def test_a_trusted_proxy_is_an_address_or_network() -> None:
 
 
 def test_introspection_is_below_the_issuer_unless_it_is_elsewhere() -> None:
-    assert settings().introspection_url == "https://auth.example.com/introspect"
+    assert settings().issuers[0].introspection_url == "https://auth.example.com/introspect"
     below = settings(AUTHORIZATION_SERVER="https://example.com/auth/")
-    assert below.introspection_url == "https://example.com/auth/introspect"
+    assert below.issuers[0].introspection_url == "https://example.com/auth/introspect"
     inside = "http://keystile-auth:3001/introspect"
-    assert settings(INTROSPECTION__URL=inside).introspection_url == inside
+    assert settings(INTROSPECTION__URL=inside).issuers[0].introspection_url == inside
 
 
 @pytest.mark.parametrize("value", ["/introspect", "ftp://a/b", "https://user:secret@a/b", "https://a/b#c"])

@@ -1,0 +1,60 @@
+"""Who issues tokens that are honoured here: the main issuer, and older ones for a while."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from keystile_mcp.issuer_settings import IntrospectionSettings, JwksSettings
+from keystile_mcp.providers import GOOGLE_TOKEN_INFO, Method, Provider, ScopeClaim
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """One issuer, and how its tokens are to be read.
+
+    Attributes:
+        identifier: the issuer's own (RFC 8414 section 2).
+        provider: what kind of server it is.
+        resource: this resource's identifier.
+        audiences: those that its tokens for this resource have; one will do.
+        method: how its tokens are checked.
+        introspection: how it is asked.
+        jwks: how its keys are had.
+        scope_prefix: what its names of scopes begin with, for clients and maybe in tokens.
+        scope_claim: where scopes are; None for the provider's usual place.
+        until: Unix time from which its tokens are honoured no more, or None.
+    """
+
+    identifier: str
+    provider: Provider
+    resource: str
+    audiences: tuple[str, ...]
+    method: Method
+    introspection: IntrospectionSettings
+    jwks: JwksSettings
+    scope_prefix: str = ""
+    scope_claim: ScopeClaim | None = None
+    until: float | None = None
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """What `iss` may be in its tokens."""
+        return self.provider.names(self.identifier)
+
+    @property
+    def is_keystile(self) -> bool:
+        """Whether its opaque tokens have Keystile's form."""
+        return self.provider.name == "keystile"
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """What its tokens may be signed with."""
+        return tuple(self.jwks.algorithms or self.provider.algorithms)
+
+    @property
+    def introspection_url(self) -> str | None:
+        """Where its tokens are introspected; None where its metadata are to say so."""
+        if self.introspection.url is not None:
+            return self.introspection.url
+        if self.provider.name == "google":
+            return GOOGLE_TOKEN_INFO
+        return self.identifier.rstrip("/") + "/introspect" if self.provider.name == "keystile" else None
