@@ -105,7 +105,7 @@ def test_a_line_without_an_end_is_never_held() -> None:
             buffer[:size] = b"x" * size
             return size
 
-    source = Source(io.BufferedReader(Endless()))
+    source = Source(io.BufferedReader(Endless()))  # type: ignore[type-var]
     assert list(READERS["json"](source)) == [BadRow(1, "the line is longer than 1 MiB")]
 
 

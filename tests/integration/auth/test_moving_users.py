@@ -93,7 +93,7 @@ def test_each_format_is_known_by_its_content_and_its_users_sign_in(
     user = name()
     ended = imported(operator, tmp_path, files(user)[format_])
     assert ended.code == 0, ended.problem
-    assert f"1 users read ({format_.split()[0]}): 1 created" in ended.output
+    assert f"1 users read ({format_.split(maxsplit=1)[0]}): 1 created" in ended.output
     assert signs_in(auth_server, user)
 
 
