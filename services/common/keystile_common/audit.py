@@ -46,6 +46,8 @@ class EventType(StrEnum):
     USER_CREATED = "user.created"
     USER_UPDATED = "user.updated"
     USER_DELETED = "user.deleted"
+    USERS_IMPORTED = "users.imported"
+    USERS_EXPORTED = "users.exported"
     CONSENT = "consent"
     CODE_ISSUED = "code.issued"
     CODE_REUSE_DETECTED = "code.reuse_detected"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keystile_auth.cli.folder import secret
 from keystile_auth.cli.session import open_session
-from keystile_auth.cli.users import record_user
+from keystile_auth.cli.user_sessions import record_user
 from keystile_auth.identity.local import LocalUsers
 from keystile_auth.settings import MASTER_KEY_BYTES, AuthSettings
 from keystile_auth.store.users import UserStore

@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 import typer
 
 from keystile_auth.cli.session import CommandError, Session, open_session, run
+from keystile_auth.cli.user_sessions import end_all, record_user, sessions_of
+from keystile_auth.cli.users_export import export_users
+from keystile_auth.cli.users_import import import_users
 from keystile_auth.identity.local import LocalUsers
-from keystile_auth.store.grants import GrantStore
-from keystile_auth.store.sessions import SessionStore
 from keystile_auth.store.users import User, UserStore
-from keystile_common.audit import Actor, EventType
+from keystile_common.audit import EventType
 
 app = typer.Typer(help="Local users.", no_args_is_help=True)
+app.command("import")(import_users)
+app.command("export")(export_users)
 
 
 @app.command("add")
@@ -50,7 +53,7 @@ def password(username: str) -> None:
         async with open_session() as session:
             user = await _find(session, username)
             await LocalUsers(UserStore(session.store)).set_password(user, new)
-            await _sessions(session).delete_all_of_user(user.sub)
+            await sessions_of(session).delete_all_of_user(user.sub)
             record_user(session, EventType.USER_UPDATED, user, "password")
 
     run(work(_password(username)))
@@ -65,7 +68,7 @@ def disable(username: str) -> None:
         async with open_session() as session:
             user = await _find(session, username)
             await UserStore(session.store).set_disabled(user, disabled=True)
-            return await _end_all(session, user, EventType.USER_UPDATED, "disabled")
+            return await end_all(session, user, EventType.USER_UPDATED, "disabled")
 
     typer.echo(f"{username} is disabled; {run(work())} grants ended.")
 
@@ -93,18 +96,11 @@ def delete(username: str) -> None:
             user = await _find(session, username)
             # Disabled first: nothing may begin while the rest is taken down.
             await UserStore(session.store).set_disabled(user, disabled=True)
-            ended = await _end_all(session, user, EventType.USER_DELETED, "operator")
+            ended = await end_all(session, user, EventType.USER_DELETED, "operator")
             await UserStore(session.store).delete(user)
             return ended
 
     typer.echo(f"{username} is deleted; {run(work())} grants ended.")
-
-
-async def _end_all(session: Session, user: User, kind: EventType, reason: str) -> int:
-    await _sessions(session).delete_all_of_user(user.sub)
-    ended = await GrantStore(session.store).end_all_of_user(user.sub, f"user_{reason}")
-    record_user(session, kind, user, reason)
-    return ended
 
 
 async def _find(session: Session, username: str) -> User:
@@ -112,16 +108,6 @@ async def _find(session: Session, username: str) -> User:
     if user is None:
         raise CommandError(f"There is no user {username}; `keystile users list` shows all.")
     return user
-
-
-def _sessions(session: Session) -> SessionStore:
-    settings = session.settings.sessions
-    return SessionStore(session.store, idle_seconds=settings.idle_seconds, lifetime_seconds=settings.lifetime_seconds)
-
-
-def record_user(session: Session, kind: EventType, user: User, reason: str) -> None:
-    """Record what an operator did to a user."""
-    session.audit.record(kind, "success", Actor(), reason=reason, target={"sub": user.sub, "username": user.username})
 
 
 def _password(username: str) -> str:

@@ -1,14 +1,16 @@
 """Local users with passwords (argon2id)."""
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 
+from keystile_auth.identity import password_hash_forms
+from keystile_auth.identity.password_hashes import PasswordHashError
 from keystile_auth.store.users import User, UserStore
 
 _T = TypeVar("_T")
@@ -19,6 +21,25 @@ MAX_USERNAME_CHARACTERS = 128
 
 class InvalidUserError(Exception):
     """A user that cannot be; `str()` says what to change."""
+
+
+def new_sub() -> str:
+    """A subject that nobody had before."""
+    return f"user_{secrets.token_urlsafe(16)}"
+
+
+def check_username(username: str) -> None:
+    """Raise `InvalidUserError` unless a user can have this name."""
+    if not 0 < len(username) <= MAX_USERNAME_CHARACTERS or not username.isprintable() or username != username.strip():
+        raise InvalidUserError(
+            f"a user name has 1 to {MAX_USERNAME_CHARACTERS} visible characters, no space at its ends"
+        )
+
+
+def check_password(password: str) -> None:
+    """Raise `InvalidUserError` unless it is neither too short nor too long."""
+    if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
+        raise InvalidUserError(f"a password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
 
 
 class LocalUsers:
@@ -36,12 +57,34 @@ class LocalUsers:
         if len(username) > MAX_USERNAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
             return None
         user = await self._store.find_by_name(username)
-        matches = await self._in_thread(self._matches, user.password_hash if user else self._nobody, password)
-        if user is None or not matches or user.disabled:
+        decoy = self._decoy(username, await self._store.decoys())
+        found = user.password_hash if user else ""
+        matches = await self._in_thread(self._matches, found or decoy, password)
+        if user is None or not found or not matches or user.disabled:
             return None
-        if self._hasher.check_needs_rehash(user.password_hash):
-            user = await self._store.set_password_hash(user, await self._in_thread(self._hasher.hash, password))
-        return user
+        return user if self._is_current(found) else await self._raise(user, password)
+
+    def _decoy(self, username: str, decoys: dict[str, str]) -> str:
+        """What the password of nobody is compared with: for one name always the same, of any shape there is."""
+        if not decoys:
+            return self._nobody
+        # Random salts of the decoys make the choice one that nobody else can make.
+        choices = [self._nobody, *(decoys[shape] for shape in sorted(decoys))]
+        chosen = hashlib.sha256("\0".join([username.casefold(), *choices[1:]]).encode(errors="replace"))
+        return choices[int.from_bytes(chosen.digest()) % len(choices)]
+
+    def _is_current(self, password_hash: str) -> bool:
+        return password_hash.startswith("$argon2id$v=19$") and not self._hasher.check_needs_rehash(password_hash)
+
+    async def _raise(self, user: User, password: str) -> User | None:
+        raised = await self._store.replace_password_hash(user, await self._in_thread(self._hasher.hash, password))
+        if raised is not None:
+            return raised
+        # Somebody else was quicker: another sign-in, or an operator with another password.
+        now = await self._store.find(user.sub)
+        if now is None or now.disabled or not await self._in_thread(self._matches, now.password_hash, password):
+            return None
+        return now
 
     async def create(self, username: str, password: str, now: int) -> User:
         """Create a user.
@@ -54,18 +97,11 @@ class LocalUsers:
         Raises:
             InvalidUserError: the name is taken or not a name, or the password is too short or too long.
         """
-        if (
-            not 0 < len(username) <= MAX_USERNAME_CHARACTERS
-            or not username.isprintable()
-            or username != username.strip()
-        ):
-            raise InvalidUserError(
-                f"a user name has 1 to {MAX_USERNAME_CHARACTERS} visible characters, no space at its ends"
-            )
+        check_username(username)
         user = User(
-            sub=f"user_{secrets.token_urlsafe(16)}",
+            sub=new_sub(),
             username=username,
-            password_hash=await self._hash(password),
+            password_hash=await self.hash(password),
             disabled=False,
             created=now,
         )
@@ -79,21 +115,25 @@ class LocalUsers:
         Raises:
             InvalidUserError: it is too short or too long.
         """
-        await self._store.set_password_hash(user, await self._hash(password))
+        await self._store.set_password_hash(user, await self.hash(password))
 
     def close(self) -> None:
         """Stop the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _hash(self, password: str) -> str:
-        if not MIN_PASSWORD_CHARACTERS <= len(password) <= MAX_PASSWORD_CHARACTERS:
-            raise InvalidUserError(f"a password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
+    async def hash(self, password: str) -> str:
+        """The argon2id hash of a password.
+
+        Raises:
+            InvalidUserError: it is too short or too long.
+        """
+        check_password(password)
         return await self._in_thread(self._hasher.hash, password)
 
     def _matches(self, password_hash: str, password: str) -> bool:
         try:
-            return self._hasher.verify(password_hash, password)
-        except (VerificationError, InvalidHashError):
+            return password_hash_forms.read(password_hash).matches(password)
+        except PasswordHashError:
             return False
 
     async def _in_thread(self, work: Callable[..., _T], *arguments: str) -> _T:

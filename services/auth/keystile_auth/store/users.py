@@ -1,17 +1,23 @@
 """Local users and what they have consented to."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from keystile_auth.store import scripts
 from keystile_common.store import Store
 
 _ALL = "ks:users"
+_DECOYS = "ks:user-decoys"
+_AT_ONCE = 100
 _FIELDS = ("username", "password_hash", "disabled", "created")
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person who can sign in. `sub` never changes and is never given to another."""
+    """A person who can sign in. `sub` never changes and is never given to another.
+
+    An empty `password_hash` is one that no password has.
+    """
 
     sub: str
     username: str
@@ -26,6 +32,7 @@ class UserStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._take_name = store.redis.register_script(scripts.read("take_name"))
+        self._replace_hash = store.redis.register_script(scripts.read("replace_password_hash"))
 
     async def add(self, user: User) -> bool:
         """Store a new user; False when the name is taken."""
@@ -74,6 +81,12 @@ class UserStore:
         await self._set(user, "password_hash", password_hash)
         return replace(user, password_hash=password_hash)
 
+    async def replace_password_hash(self, user: User, password_hash: str) -> User | None:
+        """Store another hash of the same password; None when the password is not that of `user` any more."""
+        with self._store.operation("user.replace_password_hash"):
+            replaced = await self._replace_hash(keys=[_key(user.sub)], args=[user.password_hash, password_hash])
+        return replace(user, password_hash=password_hash) if replaced else None
+
     async def set_disabled(self, user: User, *, disabled: bool) -> User:
         """Disable or enable a user."""
         await self._set(user, "disabled", str(int(disabled)))
@@ -97,6 +110,31 @@ class UserStore:
         # Without those whose name never came to lead to them; see `add`.
         named = [user for user in users if (await self.find_by_name(user.username)) == user]
         return sorted(named, key=lambda user: user.username)
+
+    async def scan(self) -> AsyncIterator[User]:
+        """Every user, in no order and never all in memory; one may come twice while others are added."""
+        cursor = 0
+        while True:
+            with self._store.operation("user.scan"):
+                cursor, subs = await self._store.redis.sscan(_ALL, cursor, count=_AT_ONCE)
+            for sub in subs:
+                user = await self.find(sub)
+                named = await self.find_by_name(user.username) if user else None
+                if named is not None and named.sub == sub:
+                    yield named
+            if int(cursor) == 0:
+                return
+
+    async def decoys(self) -> dict[str, str]:
+        """Hashes that no password has, by their shapes: one of each that an import brought."""
+        with self._store.operation("user.decoys"):
+            found: dict[str, str] = await self._store.redis.hgetall(_DECOYS)
+        return found
+
+    async def add_decoy(self, shape: str, password_hash: str) -> None:
+        """Keep a decoy, unless there is one of this shape."""
+        with self._store.operation("user.add_decoy"):
+            await self._store.redis.hsetnx(_DECOYS, shape, password_hash)
 
     async def consented(self, sub: str, client_id: str, resource: str) -> frozenset[str]:
         """The scopes a user has granted this client for this resource."""
