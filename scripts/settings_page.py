@@ -59,10 +59,10 @@ EMBEDDED = """\
 Read by `keystile-mcp --embedded`, where `KEYSTILE_TOPOLOGY` is `embedded` by `keystile users` and `keystile clients`
 too. These are the settings of the authorization server above, by the same names, the MCP server's `upstream`, and
 those below. Of the MCP server's there are no `authorization_server`, `provider`, `audience`, `validation`,
-`scope_prefix`, `scope_claim`, `trusted_issuers`, `introspection`, `jwks` and `handover`, since there is nobody to ask;
-its `sessions` are called `mcp_sessions`, and cannot be `shared`.
-`resources` are MCP servers elsewhere and may be left out. `listen.port` is 3232, `metrics.port` 9464, `drain_seconds`
-20. Where `store` names none, a Valkey is started in `data_dir`.
+`scope_prefix`, `scope_claim`, `trusted_issuers`, `introspection`, `jwks`, `handover` and `request_state_key`, since
+there is nobody to ask or to share with; its `sessions` are called `mcp_sessions`, and cannot be `shared`. `resources`
+are MCP servers elsewhere and may be left out. `listen.port` is 3232, `metrics.port` 9464, `drain_seconds` 20. Where
+`store` names none, a Valkey is started in `data_dir`.
 
 """
 

@@ -111,7 +111,9 @@ def test_no_path_of_the_authorization_server_can_be_the_resources() -> None:
 def test_every_setting_of_the_services_is_one_here_by_the_same_name_but_for_these() -> None:
     here, of_both = set(EmbeddedSettings.model_fields), {*AuthSettings.model_fields, *McpSettings.model_fields}
     # One process has no one to ask or to hand over to; `sessions` are those of people, and MCP's are `mcp_sessions`.
-    assert of_both - here == {"authorization_server", "validation", "introspection", "jwks", "handover"}
+    issuer = {"authorization_server", "provider", "audience", "validation", "scope_prefix", "scope_claim"}
+    issuer |= {"trusted_issuers", "introspection", "jwks"}
+    assert of_both - here == issuer | {"handover", "request_state_key"}
     assert here - of_both == {"mcp_sessions", "data_dir"}
 
 
@@ -128,6 +130,7 @@ def test_every_setting_of_the_resource_server_reaches_it() -> None:
     ).resource_server
     # What belongs to the process is told once; the store is not for its sessions.
     told_once = {"listen", "metrics", "trusted_proxies", "drain_seconds", "log", "audit", "traces", "store", "handover"}
+    told_once |= {"request_state_key"}  # one process makes up its own
     for name, field in ResourceServerSettings.model_fields.items():
         if name not in told_once | {"upstream"}:
             assert getattr(made, name) != field.get_default(), name
