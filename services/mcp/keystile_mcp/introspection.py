@@ -1,5 +1,6 @@
 """Asking the authorization server about a token (RFC 7662)."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -86,7 +87,7 @@ class AnyIntrospection(HttpClient, ABC):
 
     async def _ask_or_say_why(self, token: str) -> ActiveToken | None:
         try:
-            return await self.ask(token)
+            return await self._ask_again_if_cut_off(token)
         except KeyFileError as problem:
             raise IntrospectionError(str(problem)) from None
         except TimeoutError:
@@ -98,6 +99,17 @@ class AnyIntrospection(HttpClient, ABC):
             raise IntrospectionError("it does not speak TLS as it should") from None
         except (aiohttp.ClientError, OSError) as problem:
             raise IntrospectionError(f"it cannot be reached ({type(problem).__name__})") from None
+
+    async def _ask_again_if_cut_off(self, token: str) -> ActiveToken | None:
+        async with asyncio.timeout(self._timeout_seconds):
+            try:
+                return await self.ask(token)
+            except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError):
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # A server that stops closes the connections that it keeps open, and this question may have been on its
+                # way on one. Another replica answers it; to be asked twice does no harm.
+                return await self.ask(token)
 
     def _note(self, trouble: str | None) -> None:
         # A line when trouble begins, changes or ends; one a request would drown the log during an outage.

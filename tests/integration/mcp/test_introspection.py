@@ -92,6 +92,22 @@ async def test_an_authorization_server_that_is_gone_is_503_and_back_is_200() -> 
         await running.__aexit__(None, None, None)
 
 
+async def test_a_question_that_was_cut_off_is_asked_once_more(server: ResourceServer) -> None:
+    scripted = server.authorization_server
+    cut_off = 0
+
+    async def hang_up_at_first(request: web.Request, token: str) -> web.StreamResponse:
+        nonlocal cut_off
+        cut_off += 1
+        return await hang_up(request, token) if cut_off == 1 else scripted.answer(token)
+
+    scripted.behaviour = hang_up_at_first
+    assert (await server.call(scripted.issue())).status_code == 200
+    scripted.behaviour, before = hang_up, len(scripted.requests)
+    assert (await server.call(scripted.issue())).status_code == 503
+    assert len(scripted.requests) - before == 2
+
+
 async def test_trouble_is_not_remembered(server: ResourceServer) -> None:
     scripted = server.authorization_server
     token = scripted.issue()
