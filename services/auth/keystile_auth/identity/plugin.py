@@ -9,13 +9,14 @@ import structlog
 
 from keystile_auth.identity.answer import Identity, IdentityUnavailableError
 from keystile_auth.identity.settings import IdentitySettings
+from keystile_common.settings import SettingsError
 
 _TIMEOUT_SECONDS = 10.0
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class PluginError(Exception):
+class PluginError(SettingsError):
     """A plugin that cannot be used; `str()` names it and says why."""
 
 
