@@ -100,6 +100,9 @@ def server(start_auth_server: Callable[..., AuthServer], keycloak: Keycloak, clo
 def back_from(person: Person, there: httpx2.Response, password: str = _PASSWORD) -> httpx2.Response:
     """Sign in at Keycloak with its own form, and go where it sends the browser."""
     page = person.browser.get(there.headers["location"])
+    for cookie in person.browser.cookies.jar:
+        # A browser sends Secure cookies to a loopback address, Python's cookie jar does not.
+        cookie.secure = False
     (login,) = [each for each in forms(page) if "password" in each.fields]
     answer = person.browser.post(login.action, data={**login.fields, "username": "ada", "password": password})
     return person.get(answer.headers["location"]) if "location" in answer.headers else answer

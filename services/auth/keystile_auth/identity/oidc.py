@@ -203,13 +203,13 @@ class OidcProvider(Provider):
         return SignInRefusedError(f"id_token {problem.kind}", f"it sent a proof that is not valid ({problem.kind})")
 
     async def _fetch_keys(self) -> tuple[Key, ...]:
-        metadata = await self._discover()
         tries = self._key_tries
+        metadata = await self._discover()
         async with self._lock:
-            if self._key_tries == tries:  # nobody else has just asked
-                self._key_tries += 1
-                self._keys_tried = self._clock()
+            if self._key_tries == tries:  # nobody else has asked meanwhile
                 self._keys = await self._published_keys(metadata.jwks_uri) or self._keys
+                self._keys_tried = self._clock()
+                self._key_tries += 1
             if not self._keys:
                 raise IdentityUnavailableError(self.title, "does not tell its keys")
             return self._keys
@@ -228,9 +228,11 @@ class OidcProvider(Provider):
             return self._metadata
         tries = self._metadata_tries
         async with self._lock:
-            if self._metadata_tries == tries:  # nobody else has just asked
-                self._metadata_tries += 1
-                await self._read_metadata()
+            if self._metadata_tries == tries:  # nobody else has asked meanwhile
+                try:
+                    await self._read_metadata()
+                finally:
+                    self._metadata_tries += 1
             if self._metadata is None:
                 raise IdentityUnavailableError(self.title, "could not be reached")
             return self._metadata
