@@ -46,7 +46,7 @@ def resources(**mcp: Any) -> dict[str, Any]:
 def code_of(answer: Any) -> str:
     assert answer.status_code == 303, answer.text
     assert answer.headers["location"].startswith(CALLBACK)
-    return parse_qs(urlsplit(answer.headers["location"]).query)["code"][0]
+    return str(parse_qs(urlsplit(answer.headers["location"]).query)["code"][0])
 
 
 def tokens(server: AuthServer, identity: str = "corp", person: Person | None = None, **parameters: Any) -> Any:
