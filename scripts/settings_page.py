@@ -114,6 +114,47 @@ auth.resources.<name>.jwks
     Instead of a secret: the key set (RFC 7517) of the public keys that the MCP server signs its client assertions with.
 auth.resources.<name>.jwks_uri
     The same by the https URL, of a public host, that serves it.
+auth.resources.<name>.user_scopes
+    The scopes that users may be granted, by identity (`corp`) and by identity and group (`corp/engineering`). Empty:
+    everybody may have all. Otherwise what is not named is not granted.
+auth.identity.<name>.kind
+    `local`, `oidc` or `plugin`. The identity `local`, and no other, is of the kind `local`.
+auth.identity.<name>.title
+    What people read of it; its name by default.
+auth.identity.<name>.domains
+    `oidc`: who types an e-mail address of one of these domains is sent there.
+auth.identity.<name>.preset
+    `oidc`: `generic`, `google`, `entra`, `okta`, `keycloak`, `auth0` or `github`: what is known of it already.
+auth.identity.<name>.issuer
+    `oidc`: its issuer, byte for byte as in its discovery document. Known for `google` and `github`.
+auth.identity.<name>.client_id
+    `oidc`: what this server is called there.
+auth.identity.<name>.client_secret
+    `oidc`: what it authenticates with there.
+auth.identity.<name>.scopes
+    `oidc`: what is asked for beside `openid`; empty means `profile email`, and `offline_access` where the preset needs
+    it. For `github` empty means `read:user read:org`.
+auth.identity.<name>.userinfo
+    `oidc`: read the userinfo endpoint beside the ID token.
+auth.identity.<name>.username_claim
+    `oidc`: the claim that people are called by; the preset's by default.
+auth.identity.<name>.groups_claim
+    `oidc`: the claim that lists groups; dots look into objects. The preset's by default, else `groups`.
+auth.identity.<name>.required_claims
+    `oidc`: claim to values, one of which an account must have to sign in.
+auth.identity.<name>.anyone
+    `oidc`: let in every account there is, for `google` and `github` without `required_claims`.
+auth.identity.<name>.ca_file
+    `oidc`: certificate authorities to trust beside the system's, PEM.
+auth.identity.<name>.plugin
+    `plugin`: `package.module:factory`.
+auth.identity.<name>.recheck
+    `oidc`: `refresh_token` keeps what it gives, encrypted, to ask again; `sign_in` keeps nothing, and people sign in
+    again.
+auth.identity.<name>.recheck_seconds
+    How long what it said of a person holds; then it is asked again at the next refresh.
+auth.identity.<name>.recheck_allowance_seconds
+    How much longer it holds while it does not answer; otherwise a refresh answers 503.
 auth.clients.<name>.title
     What operators call it.
 auth.clients.<name>.resources

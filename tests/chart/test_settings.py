@@ -19,7 +19,7 @@ SCHEMA: dict[str, Any] = yaml.safe_load((CHART / "values.schema.json").read_text
 # Settings that the chart makes from other values, or that make no sense in a cluster.
 MADE_FOR_AUTH = {
     "issuer", "master_key", "resources", "clients", "listen", "metrics", "trusted_proxies", "audit", "traces", "log",
-    "kubernetes", "store.url", "store.sentinels", "store.sentinel_master", "store.sentinel_username",
+    "identity", "kubernetes", "store.url", "store.sentinels", "store.sentinel_master", "store.sentinel_username",
     "store.sentinel_password", "store.cluster", "store.tls", "store.username", "store.password", "store.ca_file",
     "store.certificate_file", "store.key_file",
     "metadata_documents.allow_loopback", "metadata_documents.ca_file",

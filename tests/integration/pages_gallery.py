@@ -62,6 +62,11 @@ MANY_SCOPES = [scope(f"area{number}:manage", f"Manage area number {number}") for
 def login(**changes: Any) -> Sample:
     context = {
         "action": "/login",
+        "upstream_action": "/login/upstream",
+        "password_identities": {"local": "local"},
+        "elsewhere": {},
+        "by_address": False,
+        "is_switch": False,
         "csrf": "csrf-token",
         "request_id": "request-1",
         "client_name": "Claude Code",
@@ -94,6 +99,7 @@ def consent(**changes: Any) -> Sample:
         "scopes": [READ, WRITE],
         "user": SimpleNamespace(username="ada"),
         "switch_user_action": "/login/switch",
+        "destination": None,
     }
     return Sample("consent.html", context | changes)
 

@@ -27,10 +27,15 @@ from keystile_auth.grants.authorization_code import AuthorizationCodeGrant, Code
 from keystile_auth.grants.authorization_request import AuthorizationRequest
 from keystile_auth.grants.client_credentials import ClientCredentialsGrant
 from keystile_auth.grants.refresh_token import RefreshRequest, RefreshTokenGrant
+from keystile_auth.grants.resource_owner import ResourceOwners
+from keystile_auth.identity.directory import Identities
+from keystile_auth.identity.local import LocalUsers
+from keystile_auth.identity.settings import IdentitySettings
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.signing_keys import SigningKeyStore
+from keystile_auth.store.upstream import UpstreamStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens import opaque
 from keystile_auth.tokens.access_token import AccessTokens
@@ -76,12 +81,19 @@ class Revocations(RuleBasedStateMachine):
         self.run(keys.load())
         self.access_tokens = AccessTokens(ISSUER, lifetimes.access_token_seconds, keys)
         made = (resources, tokens, self.access_tokens, lifetimes)
-        self.codes = AuthorizationCodeGrant(self.grants, self.clients, self.users, *made)
-        self.refreshes = RefreshTokenGrant(self.grants, self.users, *made)
+        owners = ResourceOwners(self.users, self.identities(), self.grants)
+        self.codes = AuthorizationCodeGrant(self.grants, self.clients, owners, *made)
+        self.refreshes = RefreshTokenGrant(self.grants, owners, *made)
         self.own = ClientCredentialsGrant(self.grants, resources, self.access_tokens)
         self.issued: list[Issued] = []
         self.disabled: set[str] = set()
         self.deleted: set[str] = set()
+
+    def identities(self) -> Identities:
+        only_local = {"local": IdentitySettings(kind="local")}
+        local, upstream = LocalUsers(self.users), UpstreamStore(self.store)
+        key, metrics = MasterKey(b"k" * 32), create_metrics().jwks
+        return Identities(only_local, f"{ISSUER}/login/callback", local, self.users, upstream, key, time.time, metrics)
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return self.loop.run_until_complete(work)

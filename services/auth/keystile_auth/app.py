@@ -27,24 +27,31 @@ from keystile_auth.endpoints.account import AccountEndpoint
 from keystile_auth.endpoints.authorize import AuthorizationEndpoint
 from keystile_auth.endpoints.browser import Browsers
 from keystile_auth.endpoints.consent import ConsentEndpoint
+from keystile_auth.endpoints.consent_page import ConsentPage
 from keystile_auth.endpoints.errors import AnsweredErrors, ErrorAnswers
 from keystile_auth.endpoints.introspection import IntrospectionEndpoint
 from keystile_auth.endpoints.login import LoginEndpoint
 from keystile_auth.endpoints.pages import Pages, redirect
 from keystile_auth.endpoints.registration import RegistrationEndpoint
 from keystile_auth.endpoints.revocation import RevocationEndpoint
+from keystile_auth.endpoints.sign_in import SignInPage
 from keystile_auth.endpoints.token import TokenEndpoint
+from keystile_auth.endpoints.upstream import UpstreamEndpoint
 from keystile_auth.endpoints.waiting_request import WaitingRequests
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant
 from keystile_auth.grants.client_credentials import ClientCredentialsGrant
 from keystile_auth.grants.refresh_token import RefreshTokenGrant
+from keystile_auth.grants.resource_owner import ResourceOwners
+from keystile_auth.identity.directory import Identities
 from keystile_auth.identity.local import LocalUsers
+from keystile_auth.identity.pending import PendingSignIns
 from keystile_auth.settings import AuthSettings, MachineClientSettings, ResourceSettings, decode_master_key
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.sessions import SessionStore
 from keystile_auth.store.signing_keys import SigningKeyStore
+from keystile_auth.store.upstream import UpstreamStore
 from keystile_auth.store.users import UserStore
 from keystile_auth.tokens.access_token import AccessTokens
 from keystile_auth.tokens.master_key import MasterKey
@@ -107,7 +114,16 @@ def create_app(
     resources = Resources({name: _resource(name, each) for name, each in settings.all_resources.items()})
     prefix = urlsplit(settings.issuer).path
     pages = Pages(prefix, https=settings.issuer.startswith("https:"))
-    local_users = LocalUsers(UserStore(store))
+    identities = Identities(
+        settings.identity,
+        f"{settings.issuer}/login/callback",
+        LocalUsers(UserStore(store)),
+        UserStore(store),
+        UpstreamStore(store),
+        master_key,
+        clock,
+        metrics.jwks,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -119,10 +135,10 @@ def create_app(
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(keys.watched())
             await stack.enter_async_context(fetcher)
+            await stack.enter_async_context(identities)
             if service_accounts is not None:
                 await stack.enter_async_context(service_accounts)
             yield
-        local_users.close()
         await store.close()
 
     # Starlette would mend a trailing slash by a 307 to the host that the request names.
@@ -139,7 +155,7 @@ def create_app(
         keys,
         resources,
         pages,
-        local_users,
+        identities,
     )
     routes += metadata.routes(settings, resources, keys)
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
@@ -160,7 +176,7 @@ def _endpoints(
     keys: SigningKeys,
     resources: Resources,
     pages: Pages,
-    local_users: LocalUsers,
+    identities: Identities,
 ) -> list[BaseRoute]:
     issuer, prefix = settings.issuer, urlsplit(settings.issuer).path
     clients, limits, users, grants = (
@@ -197,19 +213,35 @@ def _endpoints(
     )
     refresh_tokens = RefreshTokens(master_key)
     access_tokens = AccessTokens(issuer, settings.tokens.access_token_seconds, keys)
-    codes = AuthorizationCodeGrant(grants, clients, users, resources, refresh_tokens, access_tokens, settings.tokens)
-    refreshes = RefreshTokenGrant(grants, users, resources, refresh_tokens, access_tokens, settings.tokens)
+    owners = ResourceOwners(users, identities, grants)
+    codes = AuthorizationCodeGrant(grants, clients, owners, resources, refresh_tokens, access_tokens, settings.tokens)
+    refreshes = RefreshTokenGrant(grants, owners, resources, refresh_tokens, access_tokens, settings.tokens)
     client_credentials = ClientCredentialsGrant(grants, resources, access_tokens)
-    browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds)
+    browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds, identities)
     waiting = WaitingRequests(issuer, sessions, resources, settings.sessions.sign_in_seconds)
+    sign_in_page, consent_page = SignInPage(pages, browsers, identities, audit, metrics), ConsentPage(pages, browsers)
+    upstream = UpstreamEndpoint(
+        sign_in_page,
+        consent_page,
+        browsers,
+        waiting,
+        identities,
+        users,
+        PendingSignIns(UpstreamStore(store), master_key, settings.sessions.sign_in_seconds),
+        limits,
+        audit,
+        metrics,
+        tries_per_address=settings.sign_in.failures_per_5_minutes_and_address,
+    )
     endpoints: list[_Endpoint] = [
         TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics),
         IntrospectionEndpoint(resource_authenticator, access_tokens, grants, audit, metrics),
         RevocationEndpoint(authenticator, grants, access_tokens, refresh_tokens, audit, metrics),
         AuthorizationEndpoint(issuer, directory, resources, browsers, waiting, audit, metrics),
-        LoginEndpoint(pages, browsers, waiting, local_users, limits, settings.sign_in, audit, metrics),
+        LoginEndpoint(sign_in_page, browsers, waiting, identities, upstream, limits, settings.sign_in, metrics),
+        upstream,
         ConsentEndpoint(
-            pages,
+            consent_page,
             browsers,
             waiting,
             users,
@@ -237,7 +269,9 @@ def _endpoints(
 
 def _resource(name: str, settings: ResourceSettings) -> Resource:
     defaults = tuple(settings.default_scopes or settings.scopes)
-    return Resource(name, settings.uri, settings.title, settings.scopes, defaults, settings.access_token)
+    return Resource(
+        name, settings.uri, settings.title, settings.scopes, defaults, settings.access_token, settings.user_scopes
+    )
 
 
 def _credentials(name: str, settings: ResourceSettings) -> ResourceCredentials:

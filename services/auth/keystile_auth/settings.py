@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 
 from keystile_auth.clients.metadata import check_key_set
 from keystile_auth.errors import OAuthError
+from keystile_auth.identity.settings import IdentityName, IdentitySettings
 from keystile_common.settings import (
     HostName,
     Listen,
@@ -79,6 +80,7 @@ class ResourceSettings(ProofSettings):
     scopes: dict[str, str] = Field(min_length=1)
     default_scopes: list[str] = []
     access_token: Literal["opaque", "jwt"] = "opaque"
+    user_scopes: dict[str, list[str]] = {}
 
     @field_validator("scopes")
     @classmethod
@@ -95,6 +97,10 @@ class ResourceSettings(ProofSettings):
         unknown = [scope for scope in self.default_scopes if scope not in self.scopes]
         if unknown:
             raise ValueError(f"default_scopes names {', '.join(unknown)}, which scopes does not have")
+        for who, granted in self.user_scopes.items():
+            wrong = [scope for scope in granted if scope not in self.scopes]
+            if wrong:
+                raise ValueError(f"user_scopes.{who} names {wrong[0]}, which scopes does not have")
         return self
 
 
@@ -225,6 +231,9 @@ class AuthSettings(ServiceSettings):
     master_key: SecretStr
     resources: dict[str, ResourceSettings] = Field(min_length=1)
     clients: dict[str, MachineClientSettings] = {}
+    identity: dict[IdentityName, IdentitySettings] = Field(
+        default={"local": IdentitySettings(kind="local")}, min_length=1
+    )
     listen: AuthListen = AuthListen()
     metrics: MetricsListen = MetricsListen()
     store: StoreSettings = StoreSettings()
@@ -260,6 +269,22 @@ class AuthSettings(ServiceSettings):
         uris = [resource.uri.rstrip("/").lower() for resource in self.all_resources.values()]
         if len(set(uris)) != len(uris):
             raise ValueError("resources: two of them have the same uri")
+        return self
+
+    @model_validator(mode="after")
+    def _identities_are_told_apart(self) -> Self:
+        for name, identity in self.identity.items():
+            if (name == "local") != (identity.kind == "local"):
+                raise ValueError(f"identity.{name}: the identity local, and no other, has the kind local")
+        domains = [domain for identity in self.identity.values() for domain in identity.domains]
+        if len(set(domains)) != len(domains):
+            raise ValueError("identity: a domain belongs to one identity")
+        for name, resource in self.all_resources.items():
+            for who in resource.user_scopes:
+                if who.partition("/")[0] not in self.identity:
+                    raise ValueError(
+                        f"resources.{name}.user_scopes.{who}: there is no identity {who.partition('/')[0]}"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -74,20 +74,23 @@ def looks_like_jwt(token: str) -> bool:
     return token.startswith(("ey", "ew"))
 
 
-def parse(token: str, algorithms: Collection[str] = ALGORITHMS) -> UnverifiedJwt:
+def parse(
+    token: str, algorithms: Collection[str] = ALGORITHMS, *, max_characters: int = MAX_CHARACTERS
+) -> UnverifiedJwt:
     """Take a compact JWS with claims apart; nothing in it is true yet.
 
     Args:
         token: as it was presented.
         algorithms: what it may be signed with, of `ALGORITHMS`.
+        max_characters: how long it may be.
 
     Raises:
         JwsError: `malformed`, or `unsupported` for an algorithm or header parameter that is not accepted.
     """
     # Its length before anything else: what is not decoded costs nothing.
-    match = _SEGMENTS.fullmatch(token) if len(token) <= MAX_CHARACTERS else None
+    match = _SEGMENTS.fullmatch(token) if len(token) <= max_characters else None
     if match is None:
-        raise JwsError("malformed", "is not a signed JWT of at most 8 KiB")
+        raise JwsError("malformed", f"is not a signed JWT of at most {max_characters // 1024} KiB")
     header, claims = _object(match[1]), _object(match[2])
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in algorithms:

@@ -104,7 +104,9 @@ def delete(username: str) -> None:
 
 
 async def _find(session: Session, username: str) -> User:
-    user = await UserStore(session.store).find_by_name(username)
+    users = UserStore(session.store)
+    # Names of other identities' users lead to nobody: they are found by their subject.
+    user = await users.find_by_name(username) or await users.find(username)
     if user is None:
         raise CommandError(f"There is no user {username}; `keystile users list` shows all.")
     return user

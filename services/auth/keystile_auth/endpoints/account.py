@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from keystile_auth.clients.directory import ClientDirectory
 from keystile_auth.endpoints.browser import Browser, Browsers
-from keystile_auth.endpoints.consent import ScopeLine
+from keystile_auth.endpoints.consent_page import ScopeLine
 from keystile_auth.endpoints.login import signed_in_user
 from keystile_auth.endpoints.pages import Pages, redirect
 from keystile_auth.endpoints.parameters import form, ip_of

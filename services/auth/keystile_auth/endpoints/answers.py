@@ -39,11 +39,11 @@ def error_answer(request: Request, problem: OAuthError) -> Response:
 
 
 def unavailable_answer() -> Response:
-    """The answer while the store is away: nothing was done, another try makes sense."""
+    """The answer while the store, or an identity, is away: nothing was done, another try makes sense."""
     return no_store(
         {
             "error": "temporarily_unavailable",
-            "error_description": "the server cannot reach its store; try again",
+            "error_description": "the server cannot reach its store, or an identity provider; try again",
         },
         503,
         {**NO_STORE, "Retry-After": str(RETRY_AFTER_SECONDS)},

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from keystile_auth.endpoints.pages import PageError
 from keystile_auth.endpoints.parameters import ip_of
+from keystile_auth.identity.directory import Identities
 from keystile_auth.store.sessions import Session, SessionStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens.master_key import MasterKey
@@ -47,7 +48,9 @@ class Browsers:
         users: UserStore,
         master_key: MasterKey,
         lifetime_seconds: int,
+        identities: Identities,
     ) -> None:
+        self._identities = identities
         self._https = issuer.startswith("https:")
         # Cookies do not know ports: two servers on one loopback host must not take each other's.
         mark = hashlib.sha256(issuer.encode()).hexdigest()[:8]
@@ -65,7 +68,7 @@ class Browsers:
         browser = Browser(secret, None, None)
         session = await self._sessions.find(browser.id)
         user = await self._users.find(session.sub) if session else None
-        if user is None or user.disabled:
+        if user is None or user.disabled or not self._identities.is_current(user):
             return browser
         return Browser(secret, session, user)
 

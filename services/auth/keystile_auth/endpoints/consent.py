@@ -1,6 +1,6 @@
 """Consent: a person sees who asks for what, and decides."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -8,38 +8,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from keystile_auth.clients import redirect_uri
-from keystile_auth.clients.client import Source
-from keystile_auth.endpoints.browser import Browser, Browsers
+from keystile_auth.endpoints.browser import Browsers
+from keystile_auth.endpoints.consent_page import ConsentPage, consent_target
 from keystile_auth.endpoints.login import signed_in_user
-from keystile_auth.endpoints.pages import Pages, redirect
+from keystile_auth.endpoints.pages import redirect
 from keystile_auth.endpoints.parameters import form, ip_of
 from keystile_auth.endpoints.waiting_request import WaitingRequests
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant
 from keystile_auth.grants.authorization_request import AuthorizationRequest
+from keystile_auth.identity.permissions import permitted_scopes
 from keystile_auth.store.users import User, UserStore
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
-
-
-@dataclass(frozen=True, slots=True)
-class ScopeLine:
-    """A scope on a page: its name, the sentence, whether it was granted before."""
-
-    name: str
-    text: str
-    already: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ClientFacts:
-    """What a page says of a client, and which of it is more than the client's own word."""
-
-    name: str
-    id: str
-    uri_host: str | None
-    verified_host: str | None
-    is_self_registered: bool
 
 
 class ConsentEndpoint:
@@ -47,7 +28,7 @@ class ConsentEndpoint:
 
     def __init__(
         self,
-        pages: Pages,
+        page: ConsentPage,
         browsers: Browsers,
         waiting: WaitingRequests,
         users: UserStore,
@@ -57,7 +38,7 @@ class ConsentEndpoint:
         *,
         always_ask_native_clients: bool,
     ) -> None:
-        self._pages = pages
+        self._page = page
         self._browsers = browsers
         self._waiting = waiting
         self._users = users
@@ -82,11 +63,15 @@ class ConsentEndpoint:
         asked = await self._waiting.find(identifier, browser)
         if browser.user is None:
             return redirect(f"{self._prefix}/login?request={identifier}")
+        offered = _permitted(asked, browser.user)
+        if asked.scopes and not offered.scopes:
+            await self._waiting.take(identifier, browser)
+            return self._nothing_permitted(asked, browser.user, ip_of(request))
         granted = await self._users.consented(browser.user.sub, asked.client.id, asked.resource.uri)
-        if set(asked.scopes) <= granted and asked.scopes and not self._must_ask(asked):
-            asked = await self._waiting.take(identifier, browser)
-            return await self._grant(asked, browser.user, ip_of(request), "remembered")
-        return self._page(identifier, asked, browser, browser.user, granted)
+        if set(offered.scopes) <= granted and offered.scopes and not self._must_ask(asked):
+            await self._waiting.take(identifier, browser)
+            return await self._grant(offered, browser.user, ip_of(request), "remembered")
+        return self._page.for_user(identifier, offered, browser, browser.user, granted, self._prefix)
 
     async def post(self, request: Request) -> Response:
         """A decision."""
@@ -97,17 +82,20 @@ class ConsentEndpoint:
         decision = parameters.get("decision")
         if decision not in {"allow", "deny"}:
             raise OAuthError("invalid_request", "decision must be allow or deny")
-        asked = await self._waiting.take(parameters.get("request"), browser)
+        taken = await self._waiting.take(parameters.get("request"), browser)
+        asked = _permitted(taken, user)
+        if taken.scopes and not asked.scopes:
+            return self._nothing_permitted(taken, user, ip_of(request))
         actor = Actor(user.sub, asked.client.id, ip_of(request))
         if decision == "deny":
             self._metrics.authorization_requests.labels("denied", "access_denied").inc()
-            self._audit.record(EventType.CONSENT, "denied", actor, target=_target(asked))
+            self._audit.record(EventType.CONSENT, "denied", actor, target=consent_target(asked))
             answer = {"error": "access_denied", "error_description": "the user did not allow it"}
             return redirect(self._waiting.answer_url(asked, answer))
         granted = await self._users.consented(user.sub, asked.client.id, asked.resource.uri)
         scopes = granted | set(asked.scopes)
         await self._users.remember_consent(user.sub, asked.client.id, asked.resource.uri, scopes)
-        self._audit.record(EventType.CONSENT, "success", actor, target=_target(asked))
+        self._audit.record(EventType.CONSENT, "success", actor, target=consent_target(asked))
         return await self._grant(asked, user, ip_of(request), "asked")
 
     async def switch_user(self, request: Request) -> Response:
@@ -122,7 +110,7 @@ class ConsentEndpoint:
             self._audit.record(EventType.USER_LOGOUT, "success", actor, reason="switch_user")
         signed_out = await self._browsers.sign_out(browser)
         await self._waiting.rebind(identifier, asked, signed_out)
-        return self._browsers.keep(signed_out, redirect(f"{self._prefix}/login?request={identifier}"))
+        return self._browsers.keep(signed_out, redirect(f"{self._prefix}/login?request={identifier}&switch=1"))
 
     def _must_ask(self, asked: AuthorizationRequest) -> bool:
         is_native = redirect_uri.is_loopback(asked.redirect_uri) or urlsplit(asked.redirect_uri).scheme != "https"
@@ -131,7 +119,7 @@ class ConsentEndpoint:
     async def _grant(self, asked: AuthorizationRequest, user: User, ip: str, reason: str) -> Response:
         code, grant_id = await self._codes.issue(asked, user)
         self._metrics.authorization_requests.labels("granted", "").inc()
-        target = {**_target(asked), "grant": grant_id}
+        target = {**consent_target(asked), "grant": grant_id}
         self._audit.record(
             EventType.CODE_ISSUED,
             "success",
@@ -141,38 +129,15 @@ class ConsentEndpoint:
         )
         return redirect(self._waiting.answer_url(asked, {"code": code}))
 
-    def _page(
-        self,
-        identifier: str,
-        asked: AuthorizationRequest,
-        browser: Browser,
-        user: User,
-        granted: frozenset[str],
-    ) -> Response:
-        client = asked.client
-        parts = urlsplit(asked.redirect_uri)
-        page = self._pages.render(
-            "consent.html",
-            form_targets=[asked.redirect_uri],
-            action=f"{self._prefix}/consent",
-            switch_user_action=f"{self._prefix}/consent/switch-user",
-            csrf=self._browsers.csrf_token(browser),
-            request_id=identifier,
-            client=ClientFacts(
-                client.name,
-                client.id,
-                client.host,
-                client.verified_host,
-                client.source is Source.REGISTRATION,
-            ),
-            redirect_host=parts.netloc if parts.scheme in {"https", "http"} else f"{parts.scheme}:",
-            redirect_is_loopback=redirect_uri.is_loopback(asked.redirect_uri) or parts.scheme != "https",
-            resource={"name": asked.resource.title, "uri": asked.resource.uri},
-            scopes=[ScopeLine(name, asked.resource.scopes[name], name in granted) for name in asked.scopes],
-            user=user,
-        )
-        return self._browsers.keep(browser, page)
+    def _nothing_permitted(self, asked: AuthorizationRequest, user: User, ip: str) -> Response:
+        self._metrics.authorization_requests.labels("denied", "access_denied").inc()
+        actor = Actor(user.sub, asked.client.id, ip)
+        self._audit.record(EventType.CONSENT, "denied", actor, reason="not permitted", target=consent_target(asked))
+        answer = {"error": "access_denied", "error_description": "the user may not be granted any of these scopes"}
+        return redirect(self._waiting.answer_url(asked, answer))
 
 
-def _target(asked: AuthorizationRequest) -> dict[str, str]:
-    return {"resource": asked.resource.uri, "scope": " ".join(asked.scopes)}
+def _permitted(asked: AuthorizationRequest, user: User) -> AuthorizationRequest:
+    """The request without the scopes that the user may not be granted: they are not offered."""
+    permitted = permitted_scopes(asked.resource, user)
+    return replace(asked, scopes=tuple(scope for scope in asked.scopes if scope in permitted))

@@ -1,19 +1,21 @@
-"""Signing in and out."""
+"""Signing in with a name and a password."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from keystile_auth.endpoints.browser import Browser, Browsers
-from keystile_auth.endpoints.pages import PageError, Pages, redirect
+from keystile_auth.endpoints.pages import PageError, redirect
 from keystile_auth.endpoints.parameters import form, ip_of
+from keystile_auth.endpoints.sign_in import SignInPage
+from keystile_auth.endpoints.upstream import UpstreamEndpoint
 from keystile_auth.endpoints.waiting_request import WaitingRequests
-from keystile_auth.grants.authorization_request import AuthorizationRequest
-from keystile_auth.identity.local import LocalUsers
+from keystile_auth.identity.answer import IdentityUnavailableError, SignIn, SignInRefusedError
+from keystile_auth.identity.directory import Identities
+from keystile_auth.identity.local import MAX_PASSWORD_CHARACTERS, MAX_USERNAME_CHARACTERS
 from keystile_auth.settings import SignInSettings
 from keystile_auth.store.limits import LimitStore
-from keystile_auth.store.users import User
-from keystile_common.audit import Actor, AuditLog, EventType
+from keystile_auth.store.users import LOCAL, User
 from keystile_common.metrics import AuthMetrics
 
 _WINDOW_SECONDS = 300
@@ -25,27 +27,27 @@ class LoginEndpoint:
 
     def __init__(
         self,
-        pages: Pages,
+        page: SignInPage,
         browsers: Browsers,
         waiting: WaitingRequests,
-        users: LocalUsers,
+        identities: Identities,
+        upstream: UpstreamEndpoint,
         limits: LimitStore,
         settings: SignInSettings,
-        audit: AuditLog,
         metrics: AuthMetrics,
     ) -> None:
-        self._pages = pages
+        self._page = page
         self._browsers = browsers
         self._waiting = waiting
-        self._users = users
+        self._identities = identities
+        self._upstream = upstream
         self._limits = limits
         self._settings = settings
-        self._audit = audit
         self._metrics = metrics
 
     def routes(self, prefix: str) -> list[Route]:
         """The routes below the issuer's path."""
-        self._prefix = prefix
+        self._page.at(prefix)
         return [
             Route(f"{prefix}/login", self.get, methods=["GET"]),
             Route(f"{prefix}/login", self.post, methods=["POST"]),
@@ -57,8 +59,8 @@ class LoginEndpoint:
         identifier = request.query_params.get("request")
         asked = await self._waiting.find(identifier, browser) if identifier else None
         if browser.user:
-            return redirect(self._after(identifier))
-        return self._page(browser, identifier, asked)
+            return redirect(self._page.after(identifier))
+        return self._page.show(browser, identifier, asked, is_switch="switch" in request.query_params)
 
     async def post(self, request: Request) -> Response:
         """One try to sign in."""
@@ -68,28 +70,60 @@ class LoginEndpoint:
         identifier = parameters.get("request")
         asked = await self._waiting.find(identifier, browser) if identifier else None
         username, ip = parameters.get("username", ""), ip_of(request)
+        elsewhere = self._identities.of_address(username)
+        if elsewhere is not None:
+            # Whatever stands in the password field is for another server, and goes no further.
+            return await self._upstream.begin(
+                browser, identifier, asked, elsewhere, hint=username, is_switch="switch" in parameters
+            )
+        name = self._chosen(parameters)
         wait = await self._count_try(username, ip)
         if wait:
-            self._record("limited", None, asked, ip)
+            self._page.record(name, "limited", None, asked, ip)
             self._metrics.rate_limited.labels("login").inc()
             minutes = -(-wait // 60)
             sentence = f"Too many tries. Wait {minutes} minute{'s' if minutes > 1 else ''}, then try again."
-            limited = self._page(browser, identifier, asked, username, sentence, 429)
+            limited = self._page.show(browser, identifier, asked, username=username, error=sentence, status=429)
             limited.headers["Retry-After"] = str(wait)
             return limited
-        user = await self._users.verify(username, parameters.get("password", ""))
+        try:
+            user = await self._verify(name, username, parameters.get("password", ""))
+        except IdentityUnavailableError as away:
+            self._page.record(name, "unavailable", None, asked, ip)
+            sentence = f"{away.title} does not answer at the moment. Try again in a minute."
+            return self._page.show(browser, identifier, asked, username=username, error=sentence, status=503)
         if user is None:
-            self._record("failure", None, asked, ip)
-            return self._page(browser, identifier, asked, username, _WRONG, 401)
+            self._page.record(name, "failure", None, asked, ip)
+            return self._page.show(browser, identifier, asked, username=username, error=_WRONG, status=401)
         await self._uncount_try(username, ip)
         signed_in = await self._browsers.sign_in(request, browser, user)
         if identifier and asked:
             await self._waiting.rebind(identifier, asked, signed_in)
-        self._record("success", user, asked, ip)
-        return self._browsers.keep(signed_in, redirect(self._after(identifier)))
+        self._page.record(name, "success", user, asked, ip)
+        return self._browsers.keep(signed_in, redirect(self._page.after(identifier)))
 
-    def _after(self, identifier: str | None) -> str:
-        return f"{self._prefix}/consent?request={identifier}" if identifier else f"{self._prefix}/account"
+    def _chosen(self, parameters: dict[str, str]) -> str:
+        """The identity that is to see the password: one only."""
+        names = list(self._identities.with_passwords)
+        chosen = parameters.get("identity", names[0] if names else "")
+        if chosen not in names:
+            raise PageError(400, "There is no such sign-in", "The form names a way to sign in that is not offered.")
+        return chosen
+
+    async def _verify(self, name: str, username: str, password: str) -> User | None:
+        if name == LOCAL:
+            return await self._identities.local.verify(username, password)
+        if not username or not password:
+            return None
+        if len(username) > MAX_USERNAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
+            return None
+        identity = await self._identities.plugins[name].authenticate(username, password)
+        if identity is None:
+            return None
+        try:
+            return await self._identities.know(name, SignIn(identity))
+        except SignInRefusedError:  # disabled here: as with a local user, it is not told
+            return None
 
     async def _count_try(self, username: str, ip: str) -> int:
         """Count a try against user and address; answers the seconds to wait, 0 when it may go on.
@@ -112,34 +146,6 @@ class LoginEndpoint:
             ("login-user", username.casefold(), self._settings.failures_per_5_minutes_and_user),
             ("login-address", ip, self._settings.failures_per_5_minutes_and_address),
         ]
-
-    def _page(
-        self,
-        browser: Browser,
-        identifier: str | None,
-        asked: AuthorizationRequest | None,
-        username: str = "",
-        error: str | None = None,
-        status: int = 200,
-    ) -> Response:
-        page = self._pages.render(
-            "login.html",
-            status,
-            form_targets=[asked.redirect_uri] if asked else [],
-            action=f"{self._prefix}/login",
-            csrf=self._browsers.csrf_token(browser),
-            request_id=identifier,
-            client_name=asked.client.name if asked else None,
-            username=username[:128],
-            error=error,
-        )
-        return self._browsers.keep(browser, page)
-
-    def _record(self, outcome: str, user: User | None, asked: AuthorizationRequest | None, ip: str) -> None:
-        self._metrics.logins.labels("local", outcome).inc()
-        # A failed try's name stays out: people type passwords into the wrong field.
-        actor = Actor(user.sub if user else None, asked.client.id if asked else None, ip)
-        self._audit.record(EventType.USER_LOGIN, "success" if user else "failure", actor, reason=f"local {outcome}")
 
 
 def signed_in_user(browser: Browser) -> User:

@@ -15,6 +15,7 @@ from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant, CodeRequest, CodeReusedError
 from keystile_auth.grants.client_credentials import ClientCredentialsGrant
 from keystile_auth.grants.refresh_token import RefreshRequest, RefreshTokenGrant, RefreshTokenReusedError
+from keystile_auth.grants.resource_owner import UserGoneError
 from keystile_auth.grants.token_response import TokenResponse
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
@@ -136,6 +137,12 @@ class TokenEndpoint:
             case CodeReusedError(grant=grant):
                 self._metrics.token_revocations.labels("code_reuse").inc()
                 kind = EventType.CODE_REUSE_DETECTED
+            case UserGoneError(grant=grant, ended=ended):
+                self._metrics.token_revocations.labels("identity").inc(ended)
+                actor = Actor(grant.sub, actor.client_id, actor.ip)
+                target = {"resource": grant.resource, "grant": grant.id}
+                self._audit.record(EventType.GRANT_ENDED, "success", actor, reason="identity", target=target)
+                return
             case _:
                 if actor.client_id is not None:
                     kind = EventType.ACCESS_DENIED

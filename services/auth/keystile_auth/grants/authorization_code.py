@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from keystile_auth.clients.client import Client, Source
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_request import AuthorizationRequest
+from keystile_auth.grants.resource_owner import ResourceOwners
 from keystile_auth.grants.token_response import TokenResponse
+from keystile_auth.identity.permissions import grantable, permitted_scopes
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import Code, Grant, GrantStore
-from keystile_auth.store.users import User, UserStore
+from keystile_auth.store.users import User
 from keystile_auth.tokens import opaque
 from keystile_auth.tokens.access_token import AccessTokens, Subject
 from keystile_auth.tokens.resources import Resource, Resources
@@ -50,7 +52,7 @@ class AuthorizationCodeGrant:
         self,
         store: GrantStore,
         clients: ClientStore,
-        users: UserStore,
+        users: ResourceOwners,
         resources: Resources,
         refresh_tokens: opaque.RefreshTokens,
         access_tokens: AccessTokens,
@@ -69,7 +71,12 @@ class AuthorizationCodeGrant:
 
         Returns:
             The code and the id of its grant.
+
+        Raises:
+            OAuthError: `invalid_scope`, for what the user may not be granted.
         """
+        if not set(request.scopes) <= set(permitted_scopes(request.resource, user)):
+            raise OAuthError("invalid_scope", "the user may not be granted this scope")
         grant_id = opaque.new_grant_id()
         code = opaque.new_code(grant_id)
         if request.client.source is Source.REGISTRATION:
@@ -91,6 +98,7 @@ class AuthorizationCodeGrant:
 
         Raises:
             CodeReusedError: it was given before.
+            UserGoneError: the user's account is gone where it was.
             OAuthError: `invalid_grant`, `invalid_request`, `invalid_target` or `unauthorized_client`.
         """
         if "authorization_code" not in client.grant_types:
@@ -101,13 +109,12 @@ class AuthorizationCodeGrant:
             raise _invalid("the code is unknown or has expired")
         self._check_binding(grant, client, request)
         resource = granted_resource(self._resources, request.resource, grant)
-        user = await self._users.find(grant.sub)
-        if user is None or user.disabled:
-            raise _invalid("the user can no longer sign in")
-        scope = " ".join(granted_scopes(resource, grant))
-        access = await self._access_tokens.prepare(
-            opaque.new_access_token(grant.id), Subject(user.sub, user.username, client.id), resource, scope
-        )
+        user = await self._users.of(grant)
+        scope = " ".join(granted_scopes(resource, grant, user))
+        if not scope and resource.user_scopes:
+            raise _invalid("the user may not have any scope of this grant")
+        subject = Subject(user.sub, user.username, client.id, grantable(resource, user))
+        access = await self._access_tokens.prepare(opaque.new_access_token(grant.id), subject, resource, scope)
         refresh = self._refresh_tokens.first(grant.id) if "refresh_token" in client.grant_types else None
         seconds = self._lifetimes.refresh_token_seconds if refresh else self._lifetimes.access_token_seconds
         outcome = await self._store.redeem(
@@ -155,9 +162,10 @@ def granted_resource(resources: Resources, requested: str | None, grant: Grant) 
     return resource
 
 
-def granted_scopes(resource: Resource, grant: Grant) -> tuple[str, ...]:
-    """The scopes of a grant, but for those its resource no longer has: they go into no new token."""
-    return tuple(scope for scope in grant.scopes if scope in resource.scopes)
+def granted_scopes(resource: Resource, grant: Grant, user: User) -> tuple[str, ...]:
+    """The scopes of a grant, but for those its resource or its user no longer has: they go into no new token."""
+    permitted = permitted_scopes(resource, user)
+    return tuple(scope for scope in grant.scopes if scope in permitted)
 
 
 def _invalid(description: str) -> OAuthError:

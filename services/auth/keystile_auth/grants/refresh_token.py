@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from keystile_auth.clients.client import Client
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import granted_resource, granted_scopes
+from keystile_auth.grants.resource_owner import ResourceOwners
 from keystile_auth.grants.token_response import TokenResponse
+from keystile_auth.identity.permissions import grantable
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.grants import Grant, GrantStore
-from keystile_auth.store.users import UserStore
+from keystile_auth.store.users import User
 from keystile_auth.tokens.access_token import AccessTokens, Subject
 from keystile_auth.tokens.opaque import RefreshTokens
 from keystile_auth.tokens.resources import Resource, Resources, parse_scope
@@ -44,7 +46,7 @@ class RefreshTokenGrant:
     def __init__(
         self,
         store: GrantStore,
-        users: UserStore,
+        users: ResourceOwners,
         resources: Resources,
         tokens: RefreshTokens,
         access_tokens: AccessTokens,
@@ -62,7 +64,9 @@ class RefreshTokenGrant:
 
         Raises:
             RefreshTokenReusedError: it was rotated before, longer ago than the grace.
+            UserGoneError: the user's account is gone where it was.
             OAuthError: `invalid_grant`, `invalid_scope`, `invalid_target` or `unauthorized_client`.
+            IdentityUnavailableError: nobody can say whether the account is still there.
         """
         if "refresh_token" not in client.grant_types:
             raise OAuthError("unauthorized_client", "the client may not use refresh tokens")
@@ -75,8 +79,9 @@ class RefreshTokenGrant:
         if not grant.is_live:
             raise _invalid("the grant has ended; sign in again")
         resource = granted_resource(self._resources, request.resource, grant)
-        scope = self._scope(request.scope, grant, resource)
-        subject = await self._subject(grant, client)
+        user = await self._users.of(grant)
+        scope = self._scope(request.scope, grant, resource, user)
+        subject = Subject(user.sub, user.username, client.id, grantable(resource, user))
         successor = self._tokens.successor(token)
         access = await self._access_tokens.prepare(self._tokens.access_token(token), subject, resource, scope)
         outcome = await self._store.rotate(
@@ -106,20 +111,16 @@ class RefreshTokenGrant:
             event="repaired" if outcome.word == "repaired" else "refreshed",
         )
 
-    def _scope(self, requested: str | None, grant: Grant, resource: Resource) -> str:
-        granted = granted_scopes(resource, grant)
+    def _scope(self, requested: str | None, grant: Grant, resource: Resource, user: User) -> str:
+        granted = granted_scopes(resource, grant, user)
+        if not granted and resource.user_scopes:
+            raise _invalid("the user may no longer have any scope of this grant")
         if not requested:
             return " ".join(granted)
         scopes = parse_scope(requested)
         if not set(scopes) <= set(granted):
             raise OAuthError("invalid_scope", "a refresh cannot widen the scope; send the user to authorize again")
         return " ".join(scopes)
-
-    async def _subject(self, grant: Grant, client: Client) -> Subject:
-        user = await self._users.find(grant.sub)
-        if user is None or user.disabled:
-            raise _invalid("the user can no longer sign in")
-        return Subject(user.sub, user.username, client.id)
 
 
 def _invalid(description: str) -> OAuthError:

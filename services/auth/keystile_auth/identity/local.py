@@ -11,7 +11,7 @@ from argon2 import PasswordHasher
 
 from keystile_auth.identity import password_hash_forms
 from keystile_auth.identity.password_hashes import PasswordHashError
-from keystile_auth.store.users import User, UserStore
+from keystile_auth.store.users import LOCAL, User, UserStore
 
 _T = TypeVar("_T")
 MIN_PASSWORD_CHARACTERS = 12
@@ -60,7 +60,7 @@ class LocalUsers:
         decoy = self._decoy(username, await self._store.decoys())
         found = user.password_hash if user else ""
         matches = await self._in_thread(self._matches, found or decoy, password)
-        if user is None or not found or not matches or user.disabled:
+        if user is None or not found or not matches or user.disabled or user.identity != LOCAL:
             return None
         return user if self._is_current(found) else await self._raise(user, password)
 
@@ -113,8 +113,10 @@ class LocalUsers:
         """Give a user another password.
 
         Raises:
-            InvalidUserError: it is too short or too long.
+            InvalidUserError: it is too short or too long, or the user's identity has the password.
         """
+        if user.identity != LOCAL:
+            raise InvalidUserError(f"the password of {user.username} is kept by the identity {user.identity}")
         await self._store.set_password_hash(user, await self.hash(password))
 
     def close(self) -> None:

@@ -1,11 +1,14 @@
-"""Local users and what they have consented to."""
+"""Users and what they have consented to."""
 
+import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from keystile_auth.store import scripts
 from keystile_common.store import Store
 
+LOCAL = "local"
+"""The identity whose users and passwords are kept here."""
 _ALL = "ks:users"
 _DECOYS = "ks:user-decoys"
 _AT_ONCE = 100
@@ -17,13 +20,20 @@ class User:
     """A person who can sign in. `sub` never changes and is never given to another.
 
     An empty `password_hash` is one that no password has.
+    `identity` is what knows the person: `local`, or the name of one elsewhere, and then `subject`, `groups`, when it
+    was last heard (`checked`, Unix seconds) and what it can be asked with again (`credential`, encrypted) are its own.
     """
 
     sub: str
     username: str
-    password_hash: str
+    password_hash: str = field(repr=False)
     disabled: bool
     created: int
+    identity: str = LOCAL
+    subject: str = ""
+    groups: tuple[str, ...] = ()
+    checked: int = 0
+    credential: str = field(default="", repr=False)
 
 
 class UserStore:
@@ -68,6 +78,11 @@ class UserStore:
             password_hash=fields["password_hash"],
             disabled=fields["disabled"] == "1",
             created=int(fields["created"]),
+            identity=fields.get("identity", LOCAL),
+            subject=fields.get("subject", ""),
+            groups=tuple(json.loads(fields.get("groups", "[]"))),
+            checked=int(fields.get("checked", "0")),
+            credential=fields.get("credential", ""),
         )
 
     async def find_by_name(self, username: str) -> User | None:
@@ -100,15 +115,16 @@ class UserStore:
             # A name that leads to nobody is free.
             await self._store.redis.srem(_ALL, user.sub)
             await self._store.redis.delete(_key(user.sub))
-            await self._store.redis.delete(_name_key(user.username))
+            if user.identity == LOCAL:
+                await self._store.redis.delete(_name_key(user.username))
 
     async def all(self) -> list[User]:
         """Every user, by name."""
         with self._store.operation("user.list"):
             subs: set[str] = await self._store.redis.smembers(_ALL)
         users = [user for sub in subs if (user := await self.find(sub)) is not None]
-        # Without those whose name never came to lead to them; see `add`.
-        named = [user for user in users if (await self.find_by_name(user.username)) == user]
+        # Without those whose name never came to lead to them; see `add`. Only the names of local users lead to them.
+        named = [user for user in users if user.identity != LOCAL or (await self.find_by_name(user.username)) == user]
         return sorted(named, key=lambda user: user.username)
 
     async def scan(self) -> AsyncIterator[User]:

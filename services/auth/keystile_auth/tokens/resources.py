@@ -1,8 +1,8 @@
 """Protected resources: what `resource` may name (RFC 8707), and the scopes each has."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from keystile_auth.errors import OAuthError
@@ -16,7 +16,8 @@ class Resource:
     """An MCP server that tokens are issued for.
 
     `name` is what it authenticates with at /introspect; `scopes` are its scopes with the sentence that people
-    read; `default_scopes` are granted when none is asked for. `access_token` is `opaque` or `jwt`.
+    read; `default_scopes` are granted when none is asked for. `access_token` is `opaque` or `jwt`. `user_scopes` are
+    the scopes that users may be granted, by identity or identity/group; all where it is empty.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Resource:
     scopes: Mapping[str, str]
     default_scopes: tuple[str, ...]
     access_token: str = "opaque"
+    user_scopes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def select_scopes(self, requested: str | None) -> tuple[str, ...]:
         """The scopes a request asks for, in its order, each once.

@@ -1,0 +1,44 @@
+"""The resource owner behind a grant: whoever consented must still be somebody who can sign in."""
+
+from keystile_auth.errors import OAuthError
+from keystile_auth.identity.answer import IdentityGoneError, SignInAgainError
+from keystile_auth.identity.directory import Identities
+from keystile_auth.store.grants import Grant, GrantStore
+from keystile_auth.store.users import User, UserStore
+
+
+class UserGoneError(OAuthError):
+    """The identity no longer stands by the user; every grant of the user was ended."""
+
+    def __init__(self, grant: Grant, ended: int) -> None:
+        super().__init__("invalid_grant", "the account is gone or disabled where the user signed in")
+        self.grant = grant
+        self.ended = ended
+
+
+class ResourceOwners:
+    """Finds the users of grants, and asks their identities about them."""
+
+    def __init__(self, users: UserStore, identities: Identities, grants: GrantStore) -> None:
+        self._users = users
+        self._identities = identities
+        self._grants = grants
+
+    async def of(self, grant: Grant) -> User:
+        """The user of a grant, as the identity has the user now.
+
+        Raises:
+            UserGoneError: the account is gone or disabled there.
+            OAuthError: `invalid_grant`: it is so here, or the user has to sign in again.
+            IdentityUnavailableError: the identity does not answer.
+        """
+        user = await self._users.find(grant.sub)
+        if user is None or user.disabled:
+            raise OAuthError("invalid_grant", "the user can no longer sign in")
+        try:
+            return await self._identities.confirm(user)
+        except SignInAgainError:
+            raise OAuthError("invalid_grant", "the user must sign in again") from None
+        except IdentityGoneError:
+            ended = await self._grants.end_all_of_user(grant.sub, "identity")
+            raise UserGoneError(grant, ended) from None

@@ -1,0 +1,263 @@
+"""All identities of an installation: who a person is here, and whether an identity still stands by somebody."""
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from keystile_auth.identity.answer import (
+    Identity,
+    IdentityGoneError,
+    IdentityUnavailableError,
+    SignIn,
+    SignInAgainError,
+    SignInRefusedError,
+)
+from keystile_auth.identity.github import GithubProvider
+from keystile_auth.identity.local import LocalUsers
+from keystile_auth.identity.oidc import OidcProvider
+from keystile_auth.identity.plugin import PluginIdentity
+from keystile_auth.identity.provider import Provider
+from keystile_auth.identity.settings import IdentitySettings
+from keystile_auth.store.upstream import UpstreamStore
+from keystile_auth.store.users import User, UserStore
+from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
+from keystile_common.metrics import JwksMetrics
+
+_CLAIM_SECONDS = 30
+_ASK_SECONDS = 15.0
+_WAIT_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
+
+
+class Identities:
+    """The identities of the settings. Used as an async context manager, inside the running event loop.
+
+    Args:
+        settings: by name.
+        callback: the URL that providers send browsers back to; the identity's name is added.
+        local: users with passwords here.
+        users: where all users are.
+        store: what is kept of users of other identities.
+        master_key: encrypts what identities can be asked with.
+        clock: Unix seconds.
+        metrics: counts fetches of providers' keys.
+
+    Raises:
+        PluginError: a plugin cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, IdentitySettings],
+        callback: str,
+        local: LocalUsers,
+        users: UserStore,
+        store: UpstreamStore,
+        master_key: MasterKey,
+        clock: Callable[[], float],
+        metrics: JwksMetrics,
+    ) -> None:
+        self._settings = settings
+        self.local = local
+        self._users = users
+        self._store = store
+        self._master_key = master_key
+        self._clock = clock
+        self._open = AsyncExitStack()
+        self.providers: dict[str, Provider] = {}
+        self.plugins: dict[str, PluginIdentity] = {}
+        for name, each in settings.items():
+            if each.kind == "plugin":
+                self.plugins[name] = PluginIdentity(name, each)
+            elif each.preset == "github":
+                self.providers[name] = GithubProvider(name, each, f"{callback}/{name}", clock)
+            elif each.kind == "oidc":
+                self.providers[name] = OidcProvider(name, each, f"{callback}/{name}", clock, metrics)
+
+    async def __aenter__(self) -> Self:
+        for provider in self.providers.values():
+            await self._open.enter_async_context(provider)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+        self.local.close()
+
+    @property
+    def with_passwords(self) -> dict[str, str]:
+        """Those that are shown a name and a password, with their titles, in the order of the settings."""
+        return {name: self.title(name) for name, each in self._settings.items() if each.kind != "oidc"}
+
+    @property
+    def elsewhere(self) -> dict[str, str]:
+        """Those that people are sent to, with their titles, in the order of the settings."""
+        return {name: self.title(name) for name in self.providers}
+
+    @property
+    def have_domains(self) -> bool:
+        """Whether an e-mail address can tell an identity."""
+        return any(each.domains for each in self._settings.values())
+
+    def title(self, name: str) -> str:
+        """What people read of an identity."""
+        return self._settings[name].title or name
+
+    def of_address(self, address: str) -> str | None:
+        """The identity that people of this e-mail address are sent to, or None."""
+        _, separator, domain = address.strip().rpartition("@")
+        domain = domain.lower()
+        return next((name for name, each in self._settings.items() if separator and domain in each.domains), None)
+
+    async def know(self, name: str, sign_in: SignIn) -> User:
+        """Keep somebody who has just signed in; answers the user.
+
+        Raises:
+            SignInRefusedError: an operator has disabled the user here.
+        """
+        identity, now = sign_in.identity, int(self._clock())
+        sub = self._sub(name, identity.subject)
+        user = User(
+            sub=sub,
+            username=f"{name}/{identity.username}",
+            password_hash="",
+            disabled=False,
+            created=now,
+            identity=name,
+            subject=identity.subject,
+            groups=identity.groups,
+            checked=now,
+            credential=self._sealed(sub, sign_in.credential),
+        )
+        await self._store.put(user)
+        kept = await self._users.find(sub)
+        if kept is None or kept.disabled:
+            raise SignInRefusedError("disabled", "this account is disabled here")
+        return kept
+
+    def is_current(self, user: User) -> bool:
+        """Whether a session of `user` still holds: its identity was heard lately, or can be asked at any time."""
+        settings = self._settings.get(user.identity)
+        if settings is None:
+            return False
+        return settings.kind == "local" or self._is_fresh(user, settings) or self._can_ask(user)
+
+    async def confirm(self, user: User) -> User:
+        """The user as the identity has it now, asked again where it was not heard for `recheck_seconds`.
+
+        Raises:
+            IdentityGoneError: the account is gone or disabled.
+            SignInAgainError: the identity can be asked only by signing in, or is no longer in the settings.
+            IdentityUnavailableError: it does not answer, for longer than is allowed.
+        """
+        settings = self._settings.get(user.identity)
+        if settings is None:
+            raise SignInAgainError
+        if settings.kind == "local" or self._is_fresh(user, settings):
+            return user
+        if not self._can_ask(user):
+            raise SignInAgainError
+        try:
+            return await self._asked(user, settings)
+        except IdentityUnavailableError:
+            allowed = settings.recheck_seconds + settings.recheck_allowance_seconds
+            if settings.recheck_allowance_seconds and self._clock() - user.checked < allowed:
+                return user
+            raise
+
+    async def _asked(self, user: User, settings: IdentitySettings) -> User:
+        claim = await self._store.claim(user.sub, _CLAIM_SECONDS)
+        if claim is None:
+            return await self._heard_by_another(user)
+        try:
+            # What another has heard since we looked counts; a refresh token that it has used up must not be used.
+            latest = await self._users.find(user.sub)
+            if latest is None or latest.disabled:
+                raise IdentityGoneError("disabled")
+            if latest.checked != user.checked and self._is_fresh(latest, settings):
+                return latest
+            if not self._can_ask(latest):
+                raise SignInAgainError
+            return await self._ask(latest)
+        finally:
+            await self._store.release(user.sub, claim)
+
+    async def _ask(self, user: User) -> User:
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                sign_in = await self._answer(user)
+        except TimeoutError:
+            raise IdentityUnavailableError(self.title(user.identity), "did not answer in time") from None
+        except IdentityGoneError:
+            # Who has signed in anew meanwhile is not gone.
+            if await self._store.recheck(replace(user, groups=(), checked=0, credential=""), user.credential):
+                raise
+            return await self._signed_in_anew(user)
+        credential = self._sealed(user.sub, sign_in.credential)
+        groups = sign_in.identity.groups
+        heard = replace(user, groups=groups, checked=int(self._clock()), credential=credential)
+        if not await self._store.recheck(heard, user.credential):
+            return await self._signed_in_anew(user)
+        return heard
+
+    async def _answer(self, user: User) -> SignIn:
+        plugin = self.plugins.get(user.identity)
+        if plugin is None:
+            credential = self._opened(user)
+            return await self.providers[user.identity].recheck(user.subject, credential)
+        identity: Identity | None = await plugin.find(user.subject)
+        if identity is None:
+            raise IdentityGoneError("not found")
+        return SignIn(identity)
+
+    async def _signed_in_anew(self, user: User) -> User:
+        latest = await self._users.find(user.sub)
+        if latest is None or latest.disabled or latest.checked == 0:
+            raise IdentityGoneError("disabled")
+        return latest
+
+    async def _heard_by_another(self, user: User) -> User:
+        deadline = asyncio.get_running_loop().time() + _WAIT_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+            latest = await self._users.find(user.sub)
+            if latest is None or latest.disabled or latest.checked == 0:
+                raise IdentityGoneError("heard by another")
+            if latest.checked > user.checked or latest.credential != user.credential:
+                return latest
+        raise IdentityUnavailableError(self.title(user.identity), "did not answer in time")
+
+    def _is_fresh(self, user: User, settings: IdentitySettings) -> bool:
+        return self._clock() - user.checked < settings.recheck_seconds
+
+    def _can_ask(self, user: User) -> bool:
+        plugin = self.plugins.get(user.identity)
+        if plugin is not None:
+            return plugin.can_find and user.checked > 0
+        return bool(user.credential) and user.identity in self.providers
+
+    def _sub(self, name: str, subject: str) -> str:
+        # Name, issuer and subject: the same subject of another identity, or of another server that took this one's
+        # name, is another user. A local user's is shorter, so none is like it.
+        settings = self._settings[name]
+        issuer = settings.issuer_url if settings.kind == "oidc" else settings.plugin
+        text = json.dumps([settings.kind, name, issuer, subject])
+        return f"user_{base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()}"
+
+    def _sealed(self, sub: str, credential: str) -> str:
+        if not credential:
+            return ""
+        return self._master_key.encrypt(f"identity credential {sub}", credential.encode())
+
+    def _opened(self, user: User) -> str:
+        try:
+            return self._master_key.decrypt(f"identity credential {user.sub}", user.credential).decode()
+        except (WrongMasterKeyError, ValueError):
+            raise SignInAgainError from None
