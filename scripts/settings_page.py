@@ -313,7 +313,7 @@ mcp.introspection.token_file
     In a cluster, instead of a secret: the pod's projected service-account token for the issuer's audience.
 mcp.introspection.private_key_file
     Instead of a secret: a file with the private key whose public part the resource's `jwks` or `jwks_uri` has. A client
-    assertion is signed with it for each request. A JWK with its `kid`; or PEM, where that key set has one key only.
+    assertion is signed with it for each request. PEM, or a JWK, whose `kid` goes into the assertion.
 mcp.introspection.ca_file
     Certificate authorities to trust with an https `url`, PEM; the system's by default. Read anew when it is renewed.
 mcp.introspection.cache_seconds

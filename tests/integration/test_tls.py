@@ -73,6 +73,8 @@ class Site:
                 "store": self.store,
                 "resources": {"mcp": resource},
                 "clients": {"job": machine},
+                # Other tests have come from the same address to the same store.
+                "registration": {"per_hour_and_address": 100_000},
             },
             "mcp": {
                 "resource": self.resource,

@@ -1,5 +1,6 @@
 """What the HTTP clients of both services share: one aiohttp session each, no cookies, no redirects, no proxies."""
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -57,6 +58,8 @@ class HttpClient:
     ) -> None:
         if self._session is not None:
             await self._session.close()
+            # aiohttp does not wait until its sockets are closed; that happens in the loop's next turn.
+            await asyncio.sleep(0)
 
     def request(
         self, method: str, url: str | URL, **arguments: Any

@@ -122,7 +122,7 @@ def test_an_assertion_may_come_with_its_client_id_and_a_list_of_audiences(auth_s
     assert ask(auth_server, client_id=client, **proof).status_code == 400
 
 
-def test_an_assertion_needs_a_key_id_where_the_client_has_several_keys(
+def test_an_assertion_without_a_key_id_is_checked_with_each_key_that_fits(
     auth_server: AuthServer,
 ) -> None:
     only = signing_client(auth_server)
@@ -131,7 +131,9 @@ def test_an_assertion_needs_a_key_id_where_the_client_has_several_keys(
     several = signing_client(auth_server, jwks=key_set(RSA_SIGNER, second, SIGNER))
     assert ask(auth_server, **SIGNER.credentials(several, auth_server.issuer)).status_code == 400
     assert ask(auth_server, **RSA_SIGNER.credentials(several, auth_server.issuer)).status_code == 400
-    assert_invalid_client(ask(auth_server, **SIGNER.credentials(several, auth_server.issuer, kid=False)))
+    assert ask(auth_server, **SIGNER.credentials(several, auth_server.issuer, kid=False)).status_code == 400
+    stranger = ClientKey.generate("ES256")
+    assert_invalid_client(ask(auth_server, **stranger.credentials(several, auth_server.issuer, kid=False)))
 
 
 @pytest.mark.parametrize(

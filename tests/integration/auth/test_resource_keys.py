@@ -46,7 +46,7 @@ def introspect(server: AuthServer, **parameters: Any) -> httpx2.Response:
 
 
 @pytest.mark.parametrize("number", range(len(KEYS)))
-def test_a_key_from_a_pem_file_has_no_id_and_proves_a_resource_that_has_one_key(
+def test_a_key_from_a_pem_file_has_no_id_and_proves_its_resource_all_the_same(
     server: AuthServer, tmp_path: Path, number: int
 ) -> None:
     path = tmp_path / "key.pem"

@@ -207,7 +207,10 @@ def test_a_store_left_over_from_a_process_that_was_killed_is_taken_over(tmp_path
 
 
 def test_with_a_store_elsewhere_it_starts_none_and_needs_no_folder(tmp_path: Path, store_url: str) -> None:
-    with running_embedded(tmp_path, store={"url": store_url}) as embedded:
+    # Other tests have come from the same address to the same store.
+    limits = {"failures_per_5_minutes_and_address": 100_000}
+    registration = {"per_hour_and_address": 100_000}
+    with running_embedded(tmp_path, store={"url": store_url}, sign_in=limits, registration=registration) as embedded:
         assert call(embedded, embedded.access_token()).status_code == 200
         assert not (tmp_path / "data").exists()
         assert embedded.operate("users", "list").returncode == 0
