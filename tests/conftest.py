@@ -11,12 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from keystile_auth.store import embedded
 from tests import node
 from tests.auth_server import AuthServer, running_auth_server
 from tests.conformance import suite
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("keystile", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("keystile")
 
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _CLUSTER_PROGRAMS = ("docker", "kind", "kubectl", "helm", "openssl")
