@@ -449,6 +449,9 @@ def test_a_provider_that_is_away_is_named_and_another_try_works(server: AuthServ
     page = to_provider(person, server.authorization_url(server.register().id, Pkce()), "corp")
     assert page.status_code == 503
     assert "Corp does not answer" in page.text
+    # Nothing that was typed is wrong, and the words of a button stay apart in its flex box.
+    assert "aria-invalid" not in page.text
+    assert "<span>Sign in with <bdi>" in page.text
     del provider.answers[discovery]
     page = choose(person, page, "corp")
     there = person.submit(form(page, "/login/upstream"), decision="allow")

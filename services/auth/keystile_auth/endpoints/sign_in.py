@@ -1,5 +1,7 @@
 """What every way to sign in shares: the page, and the record of a try."""
 
+from http import HTTPStatus
+
 from starlette.responses import Response
 
 from keystile_auth.endpoints.browser import Browser, Browsers
@@ -67,6 +69,8 @@ class SignInPage:
             client_name=asked.client.name if asked else None,
             username=username[:128],
             error=error,
+            # What was typed is wrong; not where a provider is away, or did not let somebody in.
+            is_refused=status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS},
             password_identities=self._identities.with_passwords,
             elsewhere=elsewhere,
             by_address=self._identities.have_domains,
