@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from keystile_common.audit import Actor
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.backend import Backend
+from keystile_mcp.bodies import read_body, replay
 from keystile_mcp.challenge import Challenge, insufficient_scope
 from keystile_mcp.denials import client_address
 from keystile_mcp.json_rpc import refuse
@@ -53,7 +54,7 @@ class PolicyEnforcement:
         if scope["method"] != "POST":
             operation = bodiless_operation(scope["method"])
         else:
-            body = await _read_body(receive)
+            body = await read_body(receive)
             if body is None:
                 return
             try:
@@ -62,7 +63,7 @@ class PolicyEnforcement:
                 self._requests.count("unknown", HTTPStatus.BAD_REQUEST)
                 await refuse(send, HTTPStatus.BAD_REQUEST, error.code, str(error), request_id=error.request_id)
                 return
-            receive = _replay(body, receive)
+            receive = replay(body, receive)
             scope["mcp_request_id"] = operation.request_id
         needed = self._policy.needed_for(operation.tool)
         missing = [needed_scope for needed_scope in needed if needed_scope not in user.scopes]
@@ -136,29 +137,3 @@ class RequestCounter:
             await send(message)
 
         return count_and_send
-
-
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, or None if the client went away before its end."""
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives `body` first, then whatever the server has to say."""
-    unread = True
-
-    async def receive_again() -> Message:
-        nonlocal unread
-        if unread:
-            unread = False
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
-
-    return receive_again

@@ -144,16 +144,6 @@ class Started:
         await self._send(message)
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body of a request whose size was checked further out."""
-    body = b""
-    while True:
-        message = await receive()
-        body += bytes(message.get("body", b""))
-        if not message.get("more_body", False):
-            return body
-
-
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

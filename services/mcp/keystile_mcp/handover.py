@@ -18,11 +18,12 @@ import uvicorn
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keystile_common import server
 from keystile_common.limits import LimitsMiddleware
-from keystile_mcp.forwarding import Forwarder, read_body
+from keystile_mcp.bodies import read_body, replay
+from keystile_mcp.forwarding import Forwarder
 from keystile_mcp.settings import MAX_BODY_BYTES, HandoverSettings
 
 HEADER: Final = "keystile-handover"
@@ -50,6 +51,8 @@ class Handover:
             ForwardingError: it does not.
         """
         body = await read_body(receive)
+        if body is None:
+            return
         headers = {HEADER: _seal(_claims(scope, body, self._clock()), key)}
         await self.forwarder.forward(f"http://{address}/", headers, lambda _: None, scope, body, receive, send)
 
@@ -101,6 +104,8 @@ class Takeover:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, if it comes from a replica."""
         body = await read_body(receive)
+        if body is None:
+            return
         claims = _open(scope, self._key)
         if claims is None or not self._fits(claims, scope, body):
             await Response(status_code=403)(scope, receive, send)
@@ -108,7 +113,7 @@ class Takeover:
         headers = [header for header in scope["headers"] if header[0] != HEADER.encode()]
         user = AuthenticatedUser(AccessToken(token="", **claims["caller"]))
         taken = {**scope, "path": claims["path"], "headers": headers, "user": user}
-        await self._app(taken, _again(body, receive), send)
+        await self._app(taken, replay(body, receive), send)
 
     def _fits(self, claims: dict[str, Any], scope: Scope, body: bytes) -> bool:
         said = (claims["method"], claims["session"], claims["body"])
@@ -164,16 +169,3 @@ def _session_id(scope: Scope) -> str | None:
 
 def _digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    unread = True
-
-    async def receive_again() -> Message:
-        nonlocal unread
-        if unread:
-            unread = False
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
-
-    return receive_again

@@ -16,7 +16,8 @@ from keystile_common.certificates import TrustedAuthorities
 from keystile_common.health import RETRY_AFTER_SECONDS
 from keystile_common.metrics import McpMetrics
 from keystile_common.settings import SettingsError
-from keystile_mcp.forwarding import Forwarder, ForwardingError, Started, read_body
+from keystile_mcp.bodies import read_body
+from keystile_mcp.forwarding import Forwarder, ForwardingError, Started
 from keystile_mcp.host_and_origin import HostAndOrigin
 from keystile_mcp.json_rpc import refuse
 from keystile_mcp.key_files import KeyFileError, RenewedFile, SigningKey
@@ -76,6 +77,8 @@ class Upstream:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
+        if body is None:
+            return
         answer = Started(send)
         try:
             headers = self._headers(scope)
