@@ -67,6 +67,7 @@ def login(**changes: Any) -> Sample:
         "elsewhere": {},
         "by_address": False,
         "is_switch": False,
+        "is_refused": "error" in changes,
         "csrf": "csrf-token",
         "request_id": "request-1",
         "client_name": "Claude Code",
