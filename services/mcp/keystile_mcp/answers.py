@@ -6,7 +6,6 @@ outcome of a call can be seen and a list be changed for all of them alike.
 
 import re
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 import pydantic_core
@@ -121,8 +120,3 @@ class Answer:
             return None
         replaced = self._look(message) if isinstance(message, dict) else None
         return None if replaced is None else pydantic_core.to_json(replaced)
-
-    @property
-    def failed(self) -> bool:
-        """Whether it began with an HTTP error, or never began."""
-        return self.status is None or self.status >= HTTPStatus.BAD_REQUEST
