@@ -111,7 +111,11 @@ def running_embedded(
                 person.browser.close()
     finally:
         process.terminate()
-        process.wait(30)
+        # Longer than it takes until it is ended by force, which its log and so ours tells.
+        process.wait(45)
+        log = (folder / "stderr").read_text()
+        if "still not stopped" in log:
+            print(f"NOT STOPPED IN TIME, in {folder}:\n{log}", file=sys.__stderr__, flush=True)
 
 
 def _wait_until_ready(process: "subprocess.Popen[str]", url: str, folder: Path) -> None:

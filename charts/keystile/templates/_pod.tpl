@@ -88,9 +88,9 @@ readinessProbe:
 {{/* Seconds in which a pod that ends is still sent requests, by those who have not heard of it yet. */}}
 {{- define "keystile.preStopSeconds" -}}5{{- end }}
 
-{{/* terminationGracePeriodSeconds: until nobody sends any more, then draining, then closing. Argument: drain_seconds. */}}
+{{/* terminationGracePeriodSeconds: until nobody sends any more, then draining, then closing, which takes at most 10. Argument: drain_seconds. */}}
 {{- define "keystile.graceSeconds" -}}
-{{- add (include "keystile.preStopSeconds" .) . 5 -}}
+{{- add (include "keystile.preStopSeconds" .) . 15 -}}
 {{- end }}
 
 {{/* Settings of audit, traces and log, alike in both services. Argument: the chart's context. */}}

@@ -11,6 +11,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry, start_http_server
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keystile_common import stopping
 from keystile_common.certificates import ServerCertificate
 from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.settings import Listen
@@ -84,6 +85,7 @@ class _Server(uvicorn.Server):
         certificate: ServerCertificate | None,
     ) -> None:
         super().__init__(config)
+        self._drain_seconds = config.timeout_graceful_shutdown or 0
         self._on_stop = on_stop
         self._certificate = certificate
 
@@ -98,6 +100,7 @@ class _Server(uvicorn.Server):
             watching.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopping.begin(self._drain_seconds)
         if self._on_stop is not None:
             await self._on_stop()
         await super().shutdown(sockets)
@@ -113,6 +116,8 @@ def run(
     certificate: ServerCertificate | None = None,
 ) -> None:
     """Serve `app` until SIGTERM or SIGINT, then finish what is in flight for at most `drain_seconds`.
+
+    An application that does not stop is ended by force soon after, as `stopping` says.
 
     Args:
         app: the application.
@@ -143,6 +148,7 @@ def run(
         with _signalled_once():
             _Server(config, on_stop, certificate).run(sockets=[listener])
     finally:
+        stopping.finish()
         if startup.problem is not None:
             raise startup.problem from None
 
