@@ -11,7 +11,9 @@ import pytest
 
 from tests.e2e.kubernetes import ROOT
 
-SERVICES = ("auth", "mcp")
+# Whose code each image holds, and the Dockerfile that makes it.
+SERVICES = {"auth": {"auth"}, "mcp": {"mcp"}, "embedded": {"auth", "mcp", "embedded"}}
+DOCKERFILES = {"auth": "Dockerfile.auth", "mcp": "Dockerfile.mcp", "embedded": "Dockerfile.mcp"}
 MEGABYTE = 1_000_000
 _PACKAGES = "opt/keystile/lib/python"
 
@@ -59,7 +61,7 @@ def _files(image: str) -> frozenset[str]:
 
 
 def _base(service: str) -> str:
-    (base,) = re.findall(r"^ARG PYTHON=(\S+)$", (ROOT / f"Dockerfile.{service}").read_text(), re.MULTILINE)
+    (base,) = re.findall(r"^ARG PYTHON=(\S+)$", (ROOT / DOCKERFILES[service]).read_text(), re.MULTILINE)
     return str(base)
 
 
@@ -72,11 +74,12 @@ def image(request: pytest.FixtureRequest, images: None) -> Image:
     return Image(request.param, described["Config"], megabytes, files, files - _files(base))
 
 
-def test_it_holds_its_own_service_and_nothing_of_the_other(image: Image) -> None:
-    (other,) = set(SERVICES) - {image.name}
+def test_it_holds_its_own_services_and_nothing_of_others(image: Image) -> None:
+    own, every = SERVICES[image.name] | {"common"}, set().union(*SERVICES.values())
     packages = {part for path in image.own for part in path.split("/")}
-    assert {f"keystile_{image.name}", "keystile_common"} <= packages
-    assert not [path for path in image.files if re.search(rf"keystile[_-]{other}\b", path)]
+    assert {f"keystile_{each}" for each in own} <= packages
+    others = "|".join(every - own) or "none"
+    assert not [path for path in image.files if re.search(rf"keystile[_-]({others})\b", path)]
 
 
 def test_it_adds_at_most_120_megabytes_to_its_base(image: Image, figures: dict[str, str]) -> None:
