@@ -28,6 +28,7 @@ from keystile_common.server import bind
 from keystile_common.settings import Listen
 from keystile_common.store import connect
 from tests.person import Person
+from tests.stores import settings_of
 
 MASTER_KEY = base64.b64encode(b"k" * 32).decode()
 RESOURCE = "http://127.0.0.1:3232/mcp"
@@ -44,7 +45,7 @@ def auth_settings(issuer: str, store_url: str, /, **overrides: Any) -> AuthSetti
     values: dict[str, Any] = {
         "issuer": issuer,
         "master_key": MASTER_KEY,
-        "store": {"url": store_url},
+        "store": settings_of(store_url),
         "resources": {
             "mcp": {"uri": RESOURCE, "title": "Team tools", "scopes": SCOPES, "secret": RESOURCE_SECRET},
             "other": {

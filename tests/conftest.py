@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from keystile_auth.store import embedded
-from tests import node
+from tests import node, stores
 from tests.auth_server import AuthServer, running_auth_server
 from tests.conformance import suite
 
@@ -84,10 +84,13 @@ def chromium_path() -> str:
 
 @pytest.fixture(scope="session")
 def store_url() -> Iterator[str]:
-    """A real Valkey, one a test process."""
+    """A real Valkey, one a test process; with STORE_SHAPE=sentinel or cluster, a store of that shape."""
+    shape = os.environ.get("STORE_SHAPE")
     # A short path: a unix socket's name has a hundred characters at most.
-    with tempfile.TemporaryDirectory(prefix="ks-") as folder, embedded.run(Path(folder)) as url:
-        yield url
+    with tempfile.TemporaryDirectory(prefix="ks-") as folder:
+        running = stores.named(shape, Path(folder)) if shape else embedded.run(Path(folder))
+        with running as url:
+            yield url
 
 
 StartAuthServer = Callable[..., AuthServer]

@@ -11,6 +11,7 @@ import pytest
 
 from keystile_auth.cli import main
 from tests.auth_server import MASTER_KEY, OTHER_RESOURCE, OTHER_SECRET, PASSWORD, RESOURCE, RESOURCE_SECRET, SCOPES
+from tests.stores import settings_of
 
 RESOURCES = {
     "mcp": {"uri": RESOURCE, "title": "Team tools", "scopes": SCOPES, "secret": RESOURCE_SECRET},
@@ -45,7 +46,7 @@ class Operator:
         variables = {
             "KEYSTILE_ISSUER": "http://127.0.0.1:3001",
             "KEYSTILE_MASTER_KEY": MASTER_KEY,
-            "KEYSTILE_STORE__URL": self.store_url,
+            "KEYSTILE_STORE": json.dumps(settings_of(self.store_url)),
             "KEYSTILE_RESOURCES": json.dumps(RESOURCES),
             **self.environment,
             **environment,

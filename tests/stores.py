@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
+from redis import Redis, RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
@@ -54,6 +54,38 @@ def _next_port() -> int:
     global _last_port  # noqa: PLW0603
     _last_port += 1
     return _last_port
+
+
+_named: dict[str, "Stores"] = {}
+
+
+@contextmanager
+def named(shape: str, folder: Path) -> Iterator[str]:
+    """Run a store of `shape`; gives what stands for its URL in `settings_of` and `client_of`."""
+    with SHAPES[shape](Site(folder)) as stores:
+        name = f"{shape}:{folder}"
+        _named[name] = stores
+        try:
+            yield name
+        finally:
+            del _named[name]
+
+
+def settings_of(store_url: str) -> dict[str, Any]:
+    """Keystile's settings for the store at a URL, or for one that is `named`."""
+    stores = _named.get(store_url)
+    return stores.settings if stores else {"url": store_url}
+
+
+def client_of(store_url: str) -> Any:
+    """A test's own client of the same, which has the same commands whatever the shape."""
+    stores = _named.get(store_url)
+    if stores is None:
+        return Redis.from_url(store_url, decode_responses=True)
+    if "cluster" in stores.settings:
+        host, _, port = stores.servers[0].address.rpartition(":")
+        return RedisCluster(host=host, port=int(port), decode_responses=True)
+    return stores.master().client if stores.sentinels else stores.servers[0].client
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ from keystile_auth.tokens.signing_keys import SigningKeys
 from keystile_common.settings import StoreSettings
 from keystile_common.store import connect
 from tests.auth_server import CALLBACK, RESOURCE, SCOPES, Pkce
+from tests.stores import settings_of
 
 _T = TypeVar("_T")
 ISSUER = "https://auth.example"
@@ -71,7 +72,9 @@ class Revocations(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.store = connect(StoreSettings(url=self.store_url), create_metrics().store, NoOpTracer())
+        self.store = connect(
+            StoreSettings.model_validate(settings_of(self.store_url)), create_metrics().store, NoOpTracer()
+        )
         self.grants, self.users, self.clients = GrantStore(self.store), UserStore(self.store), ClientStore(self.store)
         resource = Resource("mcp", RESOURCE, "Tools", SCOPES, tuple(SCOPES), self.access_token)
         resources, tokens = Resources({"mcp": resource}), opaque.RefreshTokens(MasterKey(b"k" * 32))

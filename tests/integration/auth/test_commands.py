@@ -13,6 +13,7 @@ from keystile_auth import __version__
 from tests.auth_server import CALLBACK, MASTER_KEY, OTHER_RESOURCE, PASSWORD, RESOURCE, AuthServer
 from tests.client_key import ClientKey, key_set
 from tests.operator import Ended, Operator
+from tests.stores import settings_of
 
 PRIVATE = ClientKey.generate()
 
@@ -235,7 +236,7 @@ def test_an_audit_file_that_is_missing_or_has_no_event_is_refused(operator: Oper
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"KEYSTILE_STORE__URL": "unix:///nowhere/valkey.sock"}, "The store does not answer."),
+        ({"KEYSTILE_STORE": '{"url": "unix:///nowhere/valkey.sock"}'}, "The store does not answer."),
         ({"KEYSTILE_ISSUER": "http://auth.example.com"}, "issuer (the variable KEYSTILE_ISSUER): must be https"),
         ({"KEYSTILE_ISSUER": "https://auth.example.com/"}, "must not end with a slash"),
         ({"KEYSTILE_MASTER_KEY": "short"}, "must be 32 random bytes in base64"),
@@ -268,7 +269,7 @@ def test_serving_under_another_master_key_than_the_stores_is_refused(
         "KEYSTILE_LISTEN__PORT": str(free_port),
         "KEYSTILE_METRICS__PORT": "0",
         "KEYSTILE_MASTER_KEY": MASTER_KEY[::-1].replace("=", "") + "=",
-        "KEYSTILE_STORE__URL": store_url,
+        "KEYSTILE_STORE": json.dumps(settings_of(store_url)),
         "KEYSTILE_RESOURCES": json.dumps({"mcp": resource}),
         "PATH": "",
     }

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
-from redis import Redis
 
 from tests.auth_server import (
     OTHER_RESOURCE,
@@ -23,6 +22,7 @@ from tests.auth_server import (
 from tests.conftest import StartAuthServer
 from tests.operator import Operator
 from tests.person import Person
+from tests.stores import client_of
 
 RESOURCES = {
     "mcp": {"uri": RESOURCE, "title": "Tools", "scopes": SCOPES, "secret": RESOURCE_SECRET, "access_token": "jwt"},
@@ -184,7 +184,7 @@ def test_a_key_that_is_overdue_is_looked_up_before_it_signs(store_url: str, star
     ahead = 0.0
     server = start_auth_server(resources=RESOURCES, clients={"job": MACHINE}, clock=lambda: time.time() + ahead)
     old = verified(server, machine_token(server)["access_token"]).header["kid"]
-    with Redis.from_url(store_url, decode_responses=True) as redis:
+    with client_of(store_url) as redis:
         keys = json.loads(str(redis.get("ks:signing-keys")))["keys"]
         for key in keys:
             for name in {"created", "since"} & set(key):
@@ -209,7 +209,7 @@ def test_nothing_is_signed_where_the_request_fails(auth_server: AuthServer, pers
 
 def test_no_jwt_is_in_the_store_or_in_the_audit_log(auth_server: AuthServer, store_url: str) -> None:
     token = machine_token(auth_server)["access_token"]
-    with Redis.from_url(store_url, decode_responses=True) as redis:
+    with client_of(store_url) as redis:
         held = "".join(str(redis.get(key)) for key in redis.scan_iter("ks:{*}*"))
     for part in token.split(".")[1:]:
         assert part not in held

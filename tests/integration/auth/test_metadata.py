@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from redis import Redis
 
 from tests.auth_server import OTHER_RESOURCE, RESOURCE, AuthServer, running_auth_server
 from tests.conftest import StartAuthServer
+from tests.stores import client_of
 
 ORIGIN = "https://app.example.com"
 
@@ -227,7 +227,7 @@ def test_the_key_set_is_the_same_after_a_restart_and_in_every_process(
 
 def test_private_keys_are_encrypted_in_the_store(auth_server: AuthServer, store_url: str) -> None:
     assert auth_server.http.get(f"{auth_server.issuer}/jwks").status_code == 200
-    with Redis.from_url(store_url, decode_responses=True) as redis:
+    with client_of(store_url) as redis:
         stored = json.loads(redis.get("ks:signing-keys"))["keys"]
     assert [set(key) for key in stored] == [
         {"kid", "state", "created", "since", "private"},

@@ -6,13 +6,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from redis import Redis
 
 from tests.auth_server import CALLBACK, RESOURCE, AuthServer, Pkce
 from tests.client_key import ClientKey, key_set
 from tests.conftest import StartAuthServer
 from tests.document_host import DocumentHost
 from tests.person import Person
+from tests.stores import client_of
 
 UNBOUNDED = {"fetches_per_minute_and_address": 100_000}
 
@@ -238,7 +238,7 @@ def test_an_address_that_makes_us_fetch_too_much_is_answered_429(
     start_auth_server: StartAuthServer, document_host: DocumentHost, store_url: str
 ) -> None:
     documents = {"allow_loopback": True, "ca_file": document_host.ca_file, "fetches_per_minute_and_address": 1}
-    with Redis.from_url(store_url) as redis:
+    with client_of(store_url) as redis:
         for window in redis.scan_iter("ks:limit:document:*"):
             redis.delete(window)
     server = start_auth_server(metadata_documents=documents)

@@ -15,6 +15,7 @@ from tests.auth_server import MASTER_KEY, AuthServer
 from tests.operator import RESOURCES, Ended, Operator
 from tests.password_hashes import FORMS, PASSWORD, keycloak_credential
 from tests.person import Person
+from tests.stores import settings_of
 
 
 def name() -> str:
@@ -156,7 +157,7 @@ def test_an_import_begun_again_goes_on_and_makes_nothing_twice(
 
 def test_a_store_that_goes_away_says_how_to_go_on(operator: Operator, tmp_path: Path) -> None:
     (tmp_path / "users").write_text(f"username\n{name()}\n")
-    away = {"KEYSTILE_STORE__URL": "unix:///nowhere/valkey.sock"}
+    away = {"KEYSTILE_STORE": '{"url": "unix:///nowhere/valkey.sock"}'}
     ended = operator.run("users", "import", str(tmp_path / "users"), "--format", "csv", **away)
     assert ended.code == 2
     assert "Begin the same import again: it goes on." in ended.problem
@@ -265,7 +266,7 @@ def test_users_come_through_standard_input(auth_server: AuthServer, operator: Op
     environment = {
         "KEYSTILE_ISSUER": "http://127.0.0.1:3001",
         "KEYSTILE_MASTER_KEY": MASTER_KEY,
-        "KEYSTILE_STORE__URL": store_url,
+        "KEYSTILE_STORE": json.dumps(settings_of(store_url)),
         "KEYSTILE_RESOURCES": json.dumps(RESOURCES),
     }
     command = [sys.executable, "-m", "keystile_auth", "users", "import", "-"]

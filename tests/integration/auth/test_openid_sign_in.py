@@ -18,6 +18,7 @@ from tests.openid_provider import (
     to_provider,
 )
 from tests.person import Person, form, forms
+from tests.stores import client_of
 
 Start = Callable[..., AuthServer]
 
@@ -77,7 +78,7 @@ def test_somebody_signs_in_elsewhere_and_consents_on_the_way(server: AuthServer)
 
 
 def test_the_browser_goes_elsewhere_only_after_consent_to_that_client(
-    server: AuthServer, provider: OpenIdProvider
+    server: AuthServer, provider: OpenIdProvider, store_url: str
 ) -> None:
     person = newcomer(server)
     client = server.register(client_name="Some client")
@@ -90,11 +91,8 @@ def test_the_browser_goes_elsewhere_only_after_consent_to_that_client(
     assert page.headers["x-frame-options"] == "DENY"
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
     assert provider.asked == []
-    assert not server.in_store(_states)
-
-
-async def _states(users: Any) -> list[str]:
-    return [key async for key in users._store.redis.scan_iter("ks:sign-in:*")]
+    with client_of(store_url) as redis:
+        assert not list(redis.scan_iter("ks:sign-in:*"))
 
 
 def test_who_does_not_consent_goes_back_to_the_client_and_nowhere_else(
@@ -114,7 +112,7 @@ def test_a_consent_page_that_the_browser_was_not_shown_is_refused(server: AuthSe
 
 
 def test_the_request_has_pkce_a_nonce_and_a_state_of_which_the_store_knows_neither(
-    server: AuthServer, provider: OpenIdProvider
+    server: AuthServer, provider: OpenIdProvider, store_url: str
 ) -> None:
     person = newcomer(server)
     to_provider(person, server.authorization_url(server.register().id, Pkce()), "corp")
@@ -125,7 +123,8 @@ def test_the_request_has_pkce_a_nonce_and_a_state_of_which_the_store_knows_neith
     assert len(asked["state"]) == len(asked["nonce"]) == len(asked["code_challenge"]) == 43
     assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
     assert "openid" in asked["scope"].split()
-    assert all(asked["state"] not in key for key in server.in_store(_states))
+    with client_of(store_url) as redis:
+        assert all(asked["state"] not in key for key in redis.scan_iter("ks:sign-in:*"))
 
 
 def test_the_account_page_is_reached_without_a_client(server: AuthServer) -> None:
@@ -387,14 +386,12 @@ def test_an_identity_that_was_taken_out_of_the_settings_vouches_for_nobody(
     assert answer.json()["error"] == "invalid_grant"
 
 
-def test_refresh_tokens_of_the_provider_are_stored_encrypted(server: AuthServer, provider: OpenIdProvider) -> None:
+def test_refresh_tokens_of_the_provider_are_stored_encrypted(
+    server: AuthServer, provider: OpenIdProvider, store_url: str
+) -> None:
     tokens(server)
-
-    async def dump(users: Any) -> str:
-        texts = [str(await users._store.redis.hgetall(key)) async for key in users._store.redis.scan_iter("ks:user:*")]
-        return "".join(texts)
-
-    stored = server.in_store(dump)
+    with client_of(store_url) as redis:
+        stored = "".join(str(redis.hgetall(key)) for key in redis.scan_iter("ks:user:*"))
     assert provider.refresh_tokens
     assert not any(token in stored for token in provider.refresh_tokens)
 

@@ -24,6 +24,7 @@ from tests.auth_server import (
 from tests.conftest import StartAuthServer
 from tests.operator import Operator
 from tests.person import Person
+from tests.stores import client_of
 
 SIGNER = RefreshTokens(MasterKey(b"k" * 32))
 
@@ -42,7 +43,7 @@ def strict_person(strict: AuthServer) -> Person:
 
 @pytest.fixture
 def redis(store_url: str) -> Iterator[Redis]:
-    with Redis.from_url(store_url, decode_responses=True) as client:
+    with client_of(store_url) as client:
         yield client
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from redis import Redis
 
 from tests.auth_server import CALLBACK, RESOURCE, AuthServer, Pkce, RegisteredClient
 from tests.client_key import ClientKey, key_set
 from tests.conftest import StartAuthServer
 from tests.person import Person
+from tests.stores import client_of
 
 WEB = "https://app.example.com/cb"
 
@@ -259,7 +259,7 @@ def test_a_deleted_client_leaves_the_tokens_of_others_alone(auth_server: AuthSer
 def test_beyond_the_quota_of_an_address_registration_answers_429_with_retry_after(
     start_auth_server: StartAuthServer, store_url: str
 ) -> None:
-    with Redis.from_url(store_url) as redis:
+    with client_of(store_url) as redis:
         for key in redis.scan_iter("ks:limit:registration:*"):
             redis.delete(key)
     server = start_auth_server(registration={"per_hour_and_address": 2})

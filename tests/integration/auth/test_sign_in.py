@@ -5,12 +5,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from redis import Redis
 
 from tests.auth_server import PASSWORD, AuthServer, Pkce
 from tests.conftest import StartAuthServer
 from tests.operator import Operator
 from tests.person import Person, form
+from tests.stores import client_of
 
 
 def cookie(answer: httpx2.Response) -> "Morsel[str]":
@@ -170,7 +170,7 @@ def test_signing_in_often_is_no_failure(start_auth_server: StartAuthServer) -> N
 def test_too_many_wrong_passwords_from_one_address_are_answered_429(
     start_auth_server: StartAuthServer, store_url: str
 ) -> None:
-    with Redis.from_url(store_url) as redis:
+    with client_of(store_url) as redis:
         for window in redis.scan_iter("ks:limit:login-address:*"):
             redis.delete(window)
     server = start_auth_server(sign_in={"failures_per_5_minutes_and_address": 1})

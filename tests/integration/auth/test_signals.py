@@ -1,12 +1,14 @@
 """What each action leaves behind: its audit event, with actor and outcome, and its metric."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
+from keystile_auth.store import embedded
 from tests.auth_server import OTHER_SECRET, PASSWORD, RESOURCE, RESOURCE_SECRET, AuthServer, Pkce, running_auth_server
 from tests.document_host import DocumentHost
 from tests.operator import Operator
@@ -296,14 +298,15 @@ def test_introspection_by_its_result(auth_server: AuthServer, person: Person) ->
         auth_server.http.post(url, data={}, auth=mine)
 
 
-def test_the_very_first_start_makes_a_key_and_says_so(store_url: str) -> None:
-    # Another database of the same store is empty.
-    elsewhere = store_url.replace("db=0", "db=9")
-    with running_auth_server(elsewhere) as server:
+def test_the_very_first_start_makes_a_key_and_says_so() -> None:
+    with (
+        # A short path: a unix socket's name has a hundred characters at most.
+        tempfile.TemporaryDirectory(prefix="ks-") as folder,
+        embedded.run(Path(folder)) as new_store,
+        running_auth_server(new_store) as server,
+    ):
         (event,) = server.events("key.created")
         assert event["target"]["kid"] == server.http.get(f"{server.issuer}/jwks").json()["keys"][0]["kid"]
-    with Redis.from_url(elsewhere) as redis:
-        redis.flushdb()
 
 
 def test_a_document_client_signs_in_like_any_other(auth_server: AuthServer, document_host: DocumentHost) -> None:
