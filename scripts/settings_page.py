@@ -118,7 +118,8 @@ auth.resources.<name>.user_scopes
     The scopes that users may be granted, by identity (`corp`) and by identity and group (`corp/engineering`). Empty:
     everybody may have all. Otherwise what is not named is not granted.
 auth.identity.<name>.kind
-    `local`, `oidc` or `plugin`. The identity `local`, and no other, is of the kind `local`.
+    `local`, `oidc`, `plugin` or `header`. The identity `local`, and no other, is of the kind `local`; one alone is of
+    the kind `header`.
 auth.identity.<name>.title
     What people read of it; its name by default.
 auth.identity.<name>.domains
@@ -148,6 +149,19 @@ auth.identity.<name>.ca_file
     `oidc`: certificate authorities to trust beside the system's, PEM.
 auth.identity.<name>.plugin
     `plugin`: `package.module:factory`.
+auth.identity.<name>.certificate_names
+    `header`: the names (host names, or URIs such as a SPIFFE ID) of which the front proxy's client certificate has one,
+    as subject alternative name; needs `listen.tls.client_ca_file`.
+auth.identity.<name>.user_header
+    `header`: the header that names the person, for ever and nobody else.
+auth.identity.<name>.name_header
+    `header`: the header with what people are called by; otherwise the e-mail address, or what names the person.
+auth.identity.<name>.email_header
+    `header`: the header with the person's e-mail address.
+auth.identity.<name>.groups_header
+    `header`: the header that lists the person's groups.
+auth.identity.<name>.groups_separator
+    `header`: what stands between two groups.
 auth.identity.<name>.recheck
     `oidc`: `refresh_token` keeps what it gives, encrypted, to ask again; `sign_in` keeps nothing, and people sign in
     again.
@@ -357,6 +371,9 @@ common.listen.tls.key_file
     Its private key, PEM without a passphrase.
 common.listen.tls.minimum_version
     The oldest version of TLS that is spoken: `1.2` or `1.3`.
+auth.listen.tls.client_ca_file
+    Authorities of the front proxy's client certificate, PEM, for an identity of the kind `header`. Clients are asked
+    for a certificate and may come without one; only TLS 1.3 is spoken then. Read anew when it is renewed.
 common.metrics.host
     The address that Prometheus scrapes.
 common.metrics.port

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
 
 
 @dataclass
@@ -63,6 +67,41 @@ class Authority:
             *(names or ("localhost", "127.0.0.1")), not_before=end - timedelta(days=30), not_after=end
         )
         return b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes()
+
+    def client_pair(self, *names: str, ends_in: timedelta = timedelta(days=1)) -> tuple[bytes, bytes]:
+        """A certificate for a client and its key, PEM; names with `://` are URIs, the others DNS names."""
+        issuer = x509.load_pem_x509_certificate(self.pem)
+        signer = load_pem_private_key(self.ca.private_key_pem.bytes(), None)
+        key = ec.generate_private_key(ec.SECP256R1())
+        end = datetime.now(UTC) + ends_in
+        kinds = [x509.UniformResourceIdentifier if "://" in name else x509.DNSName for name in names]
+        alternatives = [kind(name) for kind, name in zip(kinds, names, strict=True)]
+        certificate = (
+            x509.CertificateBuilder(
+                issuer.subject,
+                x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "proxy.example.com")]),
+                key.public_key(),
+                x509.random_serial_number(),
+                end - timedelta(days=30),
+                end,
+            )
+            .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()),  # type: ignore[arg-type]
+                critical=False,
+            )
+            .sign(signer, SHA256())  # type: ignore[arg-type]
+        )
+        spelled = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return certificate.public_bytes(Encoding.PEM), spelled
+
+    def showing(self, pair: tuple[bytes, bytes], folder: Path) -> ssl.SSLContext:
+        """A client's context that trusts this authority alone, and shows a certificate; `folder` is for its files."""
+        context = self.trusting
+        path = folder / f"client-{x509.load_pem_x509_certificate(pair[0]).serial_number}.pem"
+        path.write_bytes(pair[0] + pair[1])
+        context.load_cert_chain(path)
+        return context
 
     def renew(self, secret: MountedSecret, *names: str, ends_in: timedelta = timedelta(days=1)) -> int:
         """Put a new pair into `secret`; the certificate's serial number."""

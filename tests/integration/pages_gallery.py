@@ -66,6 +66,8 @@ def login(**changes: Any) -> Sample:
         "password_identities": {"local": "local"},
         "elsewhere": {},
         "by_address": False,
+        "by_header": None,
+        "again": "/login?request=r-1",
         "is_switch": False,
         "is_refused": "error" in changes,
         "csrf": "csrf-token",

@@ -29,6 +29,7 @@ from keystile_auth.endpoints.browser import Browsers
 from keystile_auth.endpoints.consent import ConsentEndpoint
 from keystile_auth.endpoints.consent_page import ConsentPage
 from keystile_auth.endpoints.errors import AnsweredErrors, ErrorAnswers
+from keystile_auth.endpoints.header_sign_in import HeaderSignIn
 from keystile_auth.endpoints.introspection import IntrospectionEndpoint
 from keystile_auth.endpoints.login import LoginEndpoint
 from keystile_auth.endpoints.pages import Pages, redirect
@@ -217,7 +218,7 @@ def _endpoints(
     codes = AuthorizationCodeGrant(grants, clients, owners, resources, refresh_tokens, access_tokens, settings.tokens)
     refreshes = RefreshTokenGrant(grants, owners, resources, refresh_tokens, access_tokens, settings.tokens)
     client_credentials = ClientCredentialsGrant(grants, resources, access_tokens)
-    browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds, identities)
+    browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds, identities, audit)
     waiting = WaitingRequests(issuer, sessions, resources, settings.sessions.sign_in_seconds)
     sign_in_page, consent_page = SignInPage(pages, browsers, identities, audit, metrics), ConsentPage(pages, browsers)
     upstream = UpstreamEndpoint(
@@ -233,12 +234,22 @@ def _endpoints(
         metrics,
         tries_per_address=settings.sign_in.failures_per_5_minutes_and_address,
     )
+    headers = HeaderSignIn(
+        sign_in_page,
+        browsers,
+        waiting,
+        identities,
+        limits,
+        tries_per_address=settings.sign_in.failures_per_5_minutes_and_address,
+    )
     endpoints: list[_Endpoint] = [
         TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics),
         IntrospectionEndpoint(resource_authenticator, access_tokens, grants, audit, metrics),
         RevocationEndpoint(authenticator, grants, access_tokens, refresh_tokens, audit, metrics),
         AuthorizationEndpoint(issuer, directory, resources, browsers, waiting, audit, metrics),
-        LoginEndpoint(sign_in_page, browsers, waiting, identities, upstream, limits, settings.sign_in, metrics),
+        LoginEndpoint(
+            sign_in_page, browsers, waiting, identities, upstream, headers, limits, settings.sign_in, metrics
+        ),
         upstream,
         ConsentEndpoint(
             consent_page,

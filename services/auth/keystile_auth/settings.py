@@ -14,6 +14,7 @@ from keystile_auth.identity.settings import IdentityName, IdentitySettings
 from keystile_common.settings import (
     HostName,
     Listen,
+    ListenTls,
     PrivateNetwork,
     PublicUrl,
     Section,
@@ -211,9 +212,26 @@ class KubernetesSettings(Section):
     token_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
+class AuthListenTls(ListenTls):
+    """The server's own certificate, and the authorities whose certificates clients may show."""
+
+    client_ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _clients_have_somebody_to_show_it_to(self) -> Self:
+        if self.client_ca_file is None:
+            return self
+        if self.certificate_file is None:
+            raise ValueError("client_ca_file is for TLS; it needs certificate_file and key_file")
+        if self.minimum_version == "1.2" and "minimum_version" in self.model_fields_set:
+            raise ValueError("client_ca_file needs TLS 1.3; leave minimum_version out")
+        return self
+
+
 class AuthListen(ServiceListen):
     """Where the endpoints and pages are served."""
 
+    tls: AuthListenTls = AuthListenTls()
     # The defaults stand in classes: a host alone in the settings must not lose the port.
     port: int = Field(default=3001, ge=0, le=65535)
 
@@ -285,6 +303,27 @@ class AuthSettings(ServiceSettings):
                     raise ValueError(
                         f"resources.{name}.user_scopes.{who}: there is no identity {who.partition('/')[0]}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _headers_are_of_a_proxy_that_proves_itself(self) -> Self:
+        names = [name for name, identity in self.identity.items() if identity.kind == "header"]
+        tls = self.listen.tls
+        if len(names) > 1:
+            raise ValueError(f"identity.{names[1]}: one identity alone has the kind header, and {names[0]} has it")
+        for name in names:
+            if tls.certificate_file is None:
+                raise ValueError(f"identity.{name}: the kind header needs listen.tls.certificate_file and key_file")
+            if tls.client_ca_file is None:
+                raise ValueError(
+                    f"identity.{name}: the kind header needs listen.tls.client_ca_file, the authorities of the "
+                    "proxy's certificate"
+                )
+        if tls.client_ca_file is not None and not names:
+            raise ValueError(
+                "listen.tls.client_ca_file: is for an identity of the kind header, and there is none; it keeps nobody "
+                "out who has no certificate"
+            )
         return self
 
     @model_validator(mode="after")

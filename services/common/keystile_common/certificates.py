@@ -23,6 +23,7 @@ from keystile_common.settings import ListenTls, SettingsError
 REREAD_SECONDS = 10.0
 """The kubelet brings a changed Secret within about a minute; certificates are renewed weeks before they expire."""
 
+_CLIENT_CA = "listen.tls.client_ca_file"
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -40,29 +41,55 @@ class ServerCertificate:
         key_file: its private key, PEM without a passphrase.
         minimum_version: of TLS, "1.2" or "1.3".
         not_after: where the end of the loaded certificate is told, by setting.
+        client_ca_file: PEM; clients are asked for a certificate of these authorities, and may come without one. Then
+            it is TLS 1.3 alone, without sessions to resume: each connection shows its certificate anew.
 
     Raises:
         CertificateError: they are missing, unreadable, expired or of two different pairs.
     """
 
-    def __init__(self, certificate_file: Path, key_file: Path, minimum_version: str, not_after: Gauge) -> None:
+    def __init__(
+        self,
+        certificate_file: Path,
+        key_file: Path,
+        minimum_version: str,
+        not_after: Gauge,
+        client_ca_file: Path | None = None,
+    ) -> None:
         self._certificate_file = certificate_file
         self._key_file = key_file
-        self._version = _VERSIONS[minimum_version]
+        self._client_ca_file = client_ca_file
+        self._version = _VERSIONS["1.3" if client_ca_file else minimum_version]
         self._not_after = not_after.labels("listen.tls")
         self._loaded = b""
+        self._client_authorities = b""
         self._refused: str | None = None
         self.context = self._empty_context()
+        self._latest = self.context
+        if client_ca_file is not None:
+            # Called in each handshake, with a server name or without. OpenSSL adds to what a context trusts and takes
+            # nothing back, so a renewal makes a new one; this one trusts nobody.
+            self.context.sni_callback = self._choose_latest
         self._load()
 
-    async def watch(self, interval_seconds: float = REREAD_SECONDS) -> None:
-        """Load the pair anew whenever it has changed, until cancelled."""
+    async def watch(
+        self, on_other_authorities: Callable[[], None] = lambda: None, interval_seconds: float = REREAD_SECONDS
+    ) -> None:
+        """Load what has changed anew, until cancelled.
+
+        Args:
+            on_other_authorities: called when clients' certificates are of other authorities from now on.
+            interval_seconds: between two looks.
+        """
         while True:
             await asyncio.sleep(interval_seconds)
+            before = self._client_authorities
             self.renew()
+            if self._client_authorities != before:
+                on_other_authorities()
 
     def renew(self) -> None:
-        """Load the pair if it has changed. One that cannot be used is logged once, and the old one stays."""
+        """Load what has changed. What cannot be used is logged once, and the old stays."""
         try:
             is_new = self._load()
         except CertificateError as problem:
@@ -78,7 +105,13 @@ class ServerCertificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = self._version
         context.set_alpn_protocols(["http/1.1"])
+        if self._client_ca_file is not None:
+            context.verify_mode = ssl.CERT_OPTIONAL
+            context.num_tickets = 0
         return context
+
+    def _choose_latest(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
+        connection.context = self._latest
 
     def _load(self) -> bool:
         # Followed to where they lead now: both are of one Secret, though its link is swapped meanwhile.
@@ -86,12 +119,16 @@ class ServerCertificate:
         key_file = _target(self._key_file, "listen.tls.key_file")
         certificate = _read(certificate_file, "listen.tls.certificate_file")
         key = _read(key_file, "listen.tls.key_file")
-        digest = hashlib.sha256(certificate + b"\0" + key).digest()
+        authorities = _read(self._client_ca_file, _CLIENT_CA) if self._client_ca_file else b""
+        digest = hashlib.sha256(b"\0".join((certificate, key, authorities))).digest()
         if digest == self._loaded:
             return False
         not_after = _check_pair(certificate, self._certificate_file, key, self._key_file)
+        latest = self._empty_context()
+        if self._client_ca_file is not None:
+            _trust(latest, authorities, self._client_ca_file)
         # Whatever else OpenSSL may not like must not cost the context the pair it has.
-        for context in (self._empty_context(), self.context):
+        for context in (latest, self.context):
             try:
                 context.load_cert_chain(certificate_file, key_file, password="")
             except (OSError, ValueError) as problem:
@@ -99,7 +136,7 @@ class ServerCertificate:
                 raise CertificateError(
                     f"listen.tls.certificate_file: {self._certificate_file} cannot be used with its key ({reason})"
                 ) from None
-        self._loaded = digest
+        self._loaded, self._client_authorities, self._latest = digest, authorities, latest
         self._not_after.set(not_after.timestamp())
         return True
 
@@ -145,15 +182,29 @@ def _check_pair(certificate: bytes, certificate_file: Path, key: bytes, key_file
     return first.not_valid_after_utc
 
 
-def load(tls: ListenTls, not_after: Gauge) -> ServerCertificate | None:
+def _trust(context: ssl.SSLContext, authorities: bytes, path: Path) -> None:
+    """Let `context` accept clients' certificates of the authorities of a file."""
+    try:
+        # Anything may stand between the certificates.
+        context.load_verify_locations(cadata=authorities.decode("ascii", errors="ignore").strip() or "none")
+    except (ssl.SSLError, ValueError):
+        raise CertificateError(f"{_CLIENT_CA}: {path} holds no certificate, as PEM") from None
+
+
+def load(tls: ListenTls, not_after: Gauge, client_ca_file: Path | None = None) -> ServerCertificate | None:
     """The certificate that the settings name, if they name one.
+
+    Args:
+        tls: the settings.
+        not_after: see `ServerCertificate`.
+        client_ca_file: see `ServerCertificate`.
 
     Raises:
         CertificateError: as `ServerCertificate`.
     """
     if tls.certificate_file is None or tls.key_file is None:
         return None
-    return ServerCertificate(tls.certificate_file, tls.key_file, tls.minimum_version, not_after)
+    return ServerCertificate(tls.certificate_file, tls.key_file, tls.minimum_version, not_after, client_ca_file)
 
 
 class TrustedAuthorities:

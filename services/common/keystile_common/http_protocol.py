@@ -1,5 +1,7 @@
 """HTTP/1.1 for uvicorn, with bounds that it does not set: how long a request may take to come, and how large its head.
 
+Beside that, the application is told what certificate the client showed, where clients are asked for one.
+
 A request that is complete may be answered as late as the application likes; a stream may stay open for hours.
 """
 
@@ -7,6 +9,8 @@ import asyncio
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from keystile_common.client_certificate import EXTENSION, ClientCertificate, shown_on
 
 REQUEST_SECONDS = 30.0
 """From the connection, or the answer before, to the last byte of the request."""
@@ -19,6 +23,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     request_seconds = REQUEST_SECONDS
 
+    client_certificate: ClientCertificate | None = None
+    """What the client of this connection showed."""
+
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
@@ -26,6 +33,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self.client_certificate = shown_on(transport)
         self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -40,6 +48,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._close_with(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        if self.client_certificate is not None:
+            self.scope["extensions"] = {EXTENSION: self.client_certificate}
 
     def on_headers_complete(self) -> None:
         """The head is whole."""

@@ -93,11 +93,17 @@ class _Server(uvicorn.Server):
         if self._certificate is None:
             await super().main_loop()
             return
-        watching = asyncio.create_task(self._certificate.watch())
+        watching = asyncio.create_task(self._certificate.watch(self._let_go_of_clients_with_certificates))
         try:
             await super().main_loop()
         finally:
             watching.cancel()
+
+    def _let_go_of_clients_with_certificates(self) -> None:
+        """Their authorities are others now: each finishes what it is at, and shows its certificate anew."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedHttpProtocol) and connection.client_certificate is not None:
+                connection.shutdown()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         stopping.begin(self._drain_seconds)

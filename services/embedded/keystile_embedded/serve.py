@@ -71,7 +71,8 @@ def serve(
     logs.configure(settings.log, log)
     transport.prepare(settings.log)
     metrics = EmbeddedMetrics()
-    certificate = certificates.load(settings.listen.tls, metrics.auth.certificate_not_after)
+    tls = settings.listen.tls
+    certificate = certificates.load(tls, metrics.auth.certificate_not_after, tls.client_ca_file)
     with (
         server.bind(settings.listen, "KEYSTILE_LISTEN__PORT") as listener,
         server.serve_metrics(metrics.registry, settings.metrics, "KEYSTILE_METRICS__PORT"),

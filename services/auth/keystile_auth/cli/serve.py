@@ -18,7 +18,8 @@ def serve() -> None:
     metrics = create_metrics()
     tracing = traces.configure(settings.traces, "keystile-auth", __version__)
     log = audit.configure(settings.audit, metrics.audit)
-    certificate = certificates.load(settings.listen.tls, metrics.certificate_not_after)
+    tls = settings.listen.tls
+    certificate = certificates.load(tls, metrics.certificate_not_after, tls.client_ca_file)
     listener = server.bind(settings.listen, "KEYSTILE_LISTEN__PORT")
     store = connect(settings.store, metrics.store, tracing.tracer)
     app = create_app(settings, store, metrics, tracing.tracer, log)

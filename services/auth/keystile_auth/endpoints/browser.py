@@ -12,10 +12,13 @@ from starlette.responses import Response
 
 from keystile_auth.endpoints.pages import PageError
 from keystile_auth.endpoints.parameters import ip_of
+from keystile_auth.identity.answer import IdentityGoneError, SignInRefusedError
 from keystile_auth.identity.directory import Identities
 from keystile_auth.store.sessions import Session, SessionStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens.master_key import MasterKey
+from keystile_common import client_certificate
+from keystile_common.audit import Actor, AuditLog, EventType
 
 _COOKIE = re.compile(r"[A-Za-z0-9_-]{43}")
 _MAX_USER_AGENT = 200
@@ -49,8 +52,10 @@ class Browsers:
         master_key: MasterKey,
         lifetime_seconds: int,
         identities: Identities,
+        audit: AuditLog,
     ) -> None:
         self._identities = identities
+        self._audit = audit
         self._https = issuer.startswith("https:")
         # Cookies do not know ports: two servers on one loopback host must not take each other's.
         mark = hashlib.sha256(issuer.encode()).hexdigest()[:8]
@@ -68,9 +73,22 @@ class Browsers:
         browser = Browser(secret, None, None)
         session = await self._sessions.find(browser.id)
         user = await self._users.find(session.sub) if session else None
-        if user is None or user.disabled or not self._identities.is_current(user):
+        if session is None or user is None or user.disabled or not self._identities.is_current(user):
             return browser
-        return Browser(secret, session, user)
+        return Browser(secret, session, user) if await self._is_of(request, session, user) else browser
+
+    async def _is_of(self, request: Request, session: Session, user: User) -> bool:
+        """Whether a session holds for a request; one whose proxy names somebody else now ends."""
+        try:
+            shown = client_certificate.of(request.scope)
+            return self._identities.still_named(user, request.headers.raw, shown)
+        except SignInRefusedError:
+            return False
+        except IdentityGoneError as gone:
+            await self._sessions.delete(session)
+            reason = f"{user.identity}: {gone}"
+            self._audit.record(EventType.USER_LOGOUT, "success", Actor(user.sub, ip=ip_of(request)), reason=reason)
+            return False
 
     async def sign_in(self, request: Request, browser: Browser, user: User) -> Browser:
         """Begin a session under a new id, so that one planted before the sign-in is worth nothing."""

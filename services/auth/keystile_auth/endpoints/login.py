@@ -1,10 +1,11 @@
-"""Signing in with a name and a password."""
+"""Signing in with a name and a password; or without a page, where a front proxy says who somebody is."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from keystile_auth.endpoints.browser import Browser, Browsers
+from keystile_auth.endpoints.header_sign_in import HeaderSignIn
 from keystile_auth.endpoints.pages import PageError, redirect
 from keystile_auth.endpoints.parameters import form, ip_of
 from keystile_auth.endpoints.sign_in import SignInPage
@@ -32,6 +33,7 @@ class LoginEndpoint:
         waiting: WaitingRequests,
         identities: Identities,
         upstream: UpstreamEndpoint,
+        headers: HeaderSignIn,
         limits: LimitStore,
         settings: SignInSettings,
         metrics: AuthMetrics,
@@ -41,6 +43,7 @@ class LoginEndpoint:
         self._waiting = waiting
         self._identities = identities
         self._upstream = upstream
+        self._headers = headers
         self._limits = limits
         self._settings = settings
         self._metrics = metrics
@@ -60,7 +63,9 @@ class LoginEndpoint:
         asked = await self._waiting.find(identifier, browser) if identifier else None
         if browser.user:
             return redirect(self._page.after(identifier))
-        return self._page.show(browser, identifier, asked, is_switch="switch" in request.query_params)
+        is_switch = "switch" in request.query_params
+        named = None if is_switch else await self._headers.try_in(request, browser, identifier, asked)
+        return named or self._page.show(browser, identifier, asked, is_switch=is_switch)
 
     async def post(self, request: Request) -> Response:
         """One try to sign in."""

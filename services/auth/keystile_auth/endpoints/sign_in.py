@@ -74,6 +74,8 @@ class SignInPage:
             password_identities=self._identities.with_passwords,
             elsewhere=elsewhere,
             by_address=self._identities.have_domains,
+            by_header=self._identities.header.title if self._identities.header else None,
+            again=f"{self._prefix}/login{f'?request={identifier}' if identifier else ''}",
             is_switch=is_switch,
         )
         return self._browsers.keep(browser, page)

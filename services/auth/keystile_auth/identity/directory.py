@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -19,6 +19,7 @@ from keystile_auth.identity.answer import (
     SignInRefusedError,
 )
 from keystile_auth.identity.github import GithubProvider
+from keystile_auth.identity.header import HeaderIdentity
 from keystile_auth.identity.local import LocalUsers
 from keystile_auth.identity.oidc import OidcProvider
 from keystile_auth.identity.plugin import PluginIdentity
@@ -27,8 +28,10 @@ from keystile_auth.identity.settings import IdentitySettings
 from keystile_auth.store.upstream import UpstreamStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
+from keystile_common.client_certificate import ClientCertificate
 from keystile_common.metrics import JwksMetrics
 
+_WITH_PASSWORDS = {"local", "plugin"}
 _CLAIM_SECONDS = 30
 _ASK_SECONDS = 15.0
 _WAIT_SECONDS = 10.0
@@ -72,6 +75,7 @@ class Identities:
         self._open = AsyncExitStack()
         self.providers: dict[str, Provider] = {}
         self.plugins: dict[str, PluginIdentity] = {}
+        self.header: HeaderIdentity | None = None
         for name, each in settings.items():
             if each.kind == "plugin":
                 self.plugins[name] = PluginIdentity(name, each)
@@ -79,6 +83,8 @@ class Identities:
                 self.providers[name] = GithubProvider(name, each, f"{callback}/{name}", clock)
             elif each.kind == "oidc":
                 self.providers[name] = OidcProvider(name, each, f"{callback}/{name}", clock, metrics)
+            elif each.kind == "header":
+                self.header = HeaderIdentity(name, each, clock)
 
     async def __aenter__(self) -> Self:
         for provider in self.providers.values():
@@ -94,12 +100,17 @@ class Identities:
     @property
     def with_passwords(self) -> dict[str, str]:
         """Those that are shown a name and a password, with their titles, in the order of the settings."""
-        return {name: self.title(name) for name, each in self._settings.items() if each.kind != "oidc"}
+        return {name: self.title(name) for name, each in self._settings.items() if each.kind in _WITH_PASSWORDS}
 
     @property
     def elsewhere(self) -> dict[str, str]:
         """Those that people are sent to, with their titles, in the order of the settings."""
         return {name: self.title(name) for name in self.providers}
+
+    @property
+    def have_others(self) -> bool:
+        """Whether there is a way to sign in that a page can offer, beside a proxy that names people."""
+        return any(each.kind != "header" for each in self._settings.values())
 
     @property
     def have_domains(self) -> bool:
@@ -148,6 +159,29 @@ class Identities:
         if settings is None:
             return False
         return settings.kind == "local" or self._is_fresh(user, settings) or self._can_ask(user)
+
+    def still_named(self, user: User, headers: Iterable[tuple[bytes, bytes]], shown: ClientCertificate | None) -> bool:
+        """Whether a request may be one of `user`, as far as its headers can tell; True for users of other identities.
+
+        Args:
+            user: of the request's session.
+            headers: of the request; see `HeaderIdentity.person`.
+            shown: the certificate that came with it.
+
+        Raises:
+            SignInRefusedError: the headers name somebody, and are not the proxy's.
+            IdentityGoneError: the proxy names somebody else, or other groups.
+        """
+        if self.header is None or user.identity != self.header.name:
+            return True
+        person = self.header.person(headers, shown)
+        if person is None:
+            return False
+        if person.subject != user.subject:
+            raise IdentityGoneError("another user")
+        if set(person.groups) != set(user.groups):
+            raise IdentityGoneError("other groups")
+        return True
 
     async def confirm(self, user: User) -> User:
         """The user as the identity has it now, asked again where it was not heard for `recheck_seconds`.

@@ -3,13 +3,29 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, model_validator
 
 from keystile_common.settings import HostName, PublicUrl, Section
 
 Preset = Literal["generic", "google", "entra", "okta", "keycloak", "auth0", "github"]
 IdentityName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """A name that can stand in a URL, a metric and before a slash."""
+
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")]
+"""The name of an HTTP header, without underscores: some servers take these for hyphens."""
+
+
+def _certificate_name(value: str) -> str:
+    if "://" in value:
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError("must be a host name, or a URI such as spiffe://example.com/proxy")
+        return value
+    return _HOST_NAMES.validate_python(value)
+
+
+_HOST_NAMES = TypeAdapter[str](HostName)
+CertificateName = Annotated[str, AfterValidator(_certificate_name)]
+"""A subject alternative name of a certificate: a host name, or a URI."""
 
 _ISSUERS = {"google": "https://accounts.google.com", "github": "https://github.com"}
 _OF_OIDC = {
@@ -20,16 +36,20 @@ _OF_KIND = {
     "local": set[str](),
     "oidc": _OF_OIDC | {"domains", "recheck_seconds", "recheck_allowance_seconds"},
     "plugin": {"plugin", "recheck_seconds", "recheck_allowance_seconds"},
+    "header": {
+        "certificate_names", "user_header", "name_header", "email_header", "groups_header", "groups_separator",
+        "recheck_seconds",
+    },
 }
 
 
 class IdentitySettings(Section):
     """Who says who somebody is; by default local users alone ([how to set each up](identity.md)).
 
-    `kind` is `local`, `oidc` or `plugin`; the others of these settings are for the kind that they speak of.
+    `kind` is `local`, `oidc`, `plugin` or `header`; the others of these settings are for the kind that they speak of.
     """
 
-    kind: Literal["local", "oidc", "plugin"]
+    kind: Literal["local", "oidc", "plugin", "header"]
     title: str | None = Field(default=None, min_length=1, max_length=80)
     domains: list[HostName] = []
     preset: Preset = "generic"
@@ -44,6 +64,12 @@ class IdentitySettings(Section):
     anyone: bool = False
     ca_file: Path | None = None
     plugin: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    certificate_names: list[CertificateName] = []
+    user_header: HeaderName = "X-Remote-User"
+    name_header: HeaderName | None = None
+    email_header: HeaderName | None = None
+    groups_header: HeaderName | None = None
+    groups_separator: str = Field(default=",", min_length=1, max_length=8)
     recheck: Literal["refresh_token", "sign_in"] = "refresh_token"
     recheck_seconds: int = Field(default=3600, ge=1)
     recheck_allowance_seconds: int = Field(default=0, ge=0)
@@ -57,6 +83,8 @@ class IdentitySettings(Section):
             raise ValueError("plugin is missing: package.module:factory")
         if self.kind == "oidc":
             self._check_oidc()
+        if self.kind == "header":
+            self._check_header()
         return self
 
     def _check_oidc(self) -> None:
@@ -69,6 +97,14 @@ class IdentitySettings(Section):
         # An account there is to be had by everybody: without a bound the whole world could sign in here.
         if self.preset in _ISSUERS and not self.required_claims and not self.anyone:
             raise ValueError("required_claims must say who may sign in; anyone: true lets in every account there is")
+
+    def _check_header(self) -> None:
+        if not self.certificate_names:
+            raise ValueError("certificate_names is missing: the names in the proxy's certificate")
+        headers = [self.user_header, self.name_header, self.email_header, self.groups_header]
+        given = [each.lower() for each in headers if each]
+        if len(set(given)) != len(given):
+            raise ValueError("user_header, name_header, email_header and groups_header are different headers")
 
     @property
     def issuer_url(self) -> str:
