@@ -155,9 +155,9 @@ auth.identity.<name>.certificate_names
 auth.identity.<name>.user_header
     `header`: the header that names the person, for ever and nobody else.
 auth.identity.<name>.name_header
-    `header`: the header with what people are called by; otherwise the e-mail address, or what names the person.
+    `header`: the header with what people are called by.
 auth.identity.<name>.email_header
-    `header`: the header with the person's e-mail address.
+    `header`: the header with what they are called by otherwise; without both it is what names them.
 auth.identity.<name>.groups_header
     `header`: the header that lists the person's groups.
 auth.identity.<name>.groups_separator

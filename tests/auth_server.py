@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from keystile_auth.identity.local import LocalUsers
 from keystile_auth.settings import AuthSettings
 from keystile_auth.store.users import UserStore
 from keystile_common.audit import AuditLog, FileSink, StreamSink
+from keystile_common.certificates import ServerCertificate
+from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.metrics import AuthMetrics
 from keystile_common.server import bind
 from keystile_common.settings import Listen
@@ -206,18 +209,21 @@ def running_auth_server(
     clock: Callable[[], float] = time.time,
     tracer: Tracer | None = None,
     sinks: list[StreamSink | FileSink] | None = None,
+    certificate: ServerCertificate | None = None,
+    verify: ssl.SSLContext | bool = True,
     **overrides: Any,
 ) -> Iterator[AuthServer]:
-    """Run a server whose issuer has `path` while the block runs."""
+    """Run a server whose issuer has `path` while the block runs; with `certificate` by TLS, which `verify` trusts."""
     listener = bind(Listen(host="127.0.0.1", port=0), "-")
-    issuer = f"http://127.0.0.1:{listener.getsockname()[1]}{path}"
+    origin = "https://localhost" if certificate else "http://127.0.0.1"
+    issuer = f"{origin}:{listener.getsockname()[1]}{path}"
     settings = auth_settings(issuer, store_url, **overrides)
     metrics, lines = create_metrics(), io.StringIO()
     tracer = tracer or NoOpTracer()
     audit = AuditLog([StreamSink("stdout", lines), *(sinks or [])], metrics.audit)
     store = connect(settings.store, metrics.store, tracer)
     app = create_app(settings, store, metrics, tracer, audit, clock)
-    with serving(app, listener), httpx2.Client(timeout=10) as http:
+    with serving(app, listener, certificate), httpx2.Client(timeout=10, verify=verify) as http:
         server = AuthServer(issuer, settings, metrics, lines, http)
         try:
             yield server
@@ -227,11 +233,19 @@ def running_auth_server(
 
 
 @contextmanager
-def serving(app: Any, listener: Any) -> Iterator[None]:
+def serving(app: Any, listener: Any, certificate: ServerCertificate | None = None) -> Iterator[None]:
     """Serve an ASGI application on `listener` from a thread while the block runs."""
     # As `keystile_common.server.run` has it: uvicorn by itself would trust forwarded headers from loopback.
     config = uvicorn.Config(
-        app, access_log=False, log_config=None, lifespan="on", ws="none", proxy_headers=False, server_header=False
+        app,
+        http=BoundedHttpProtocol,
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)

@@ -41,5 +41,5 @@ def shown_on(transport: asyncio.Transport) -> ClientCertificate | None:
 
 def of(scope: Scope) -> ClientCertificate | None:
     """The certificate of the client that sent this request."""
-    certificate = scope.get("extensions", {}).get(EXTENSION)
+    certificate = scope.get("extensions", {}).get(EXTENSION, {}).get("certificate")
     return certificate if isinstance(certificate, ClientCertificate) else None

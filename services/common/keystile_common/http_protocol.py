@@ -53,7 +53,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         if self.client_certificate is not None:
-            self.scope["extensions"] = {EXTENSION: self.client_certificate}
+            self.scope["extensions"] = {EXTENSION: {"certificate": self.client_certificate}}
 
     def on_headers_complete(self) -> None:
         """The head is whole."""

@@ -11,6 +11,9 @@ from keystile_common.settings import load
 from tests.auth_server import RESOURCE, RESOURCE_SECRET, SCOPES, auth_settings
 
 ISSUER = "https://auth.example.com"
+TLS = {"certificate_file": "/tls.crt", "key_file": "/tls.key"}
+CLIENT_CA = {"client_ca_file": "/ca.crt"}
+HEADER = {"kind": "header", "certificate_names": ["proxy.example.com", "spiffe://example.com/proxy"]}
 OIDC = {"kind": "oidc", "issuer": "https://id.example.com", "client_id": "keystile"}
 
 
@@ -40,6 +43,15 @@ def test_local_users_alone_are_the_default() -> None:
         ({"local": {"kind": "local", "domains": ["example.com"]}}, "domains is not a setting of the kind local"),
         ({"corp": {"kind": "oidc", "preset": "google", "client_id": "x"}}, "required_claims must say who"),
         ({"corp": {"kind": "oidc", "preset": "github", "client_id": "x", "anyone": True}}, "client_secret is missing"),
+        ({"proxy": {"kind": "header"}}, "certificate_names is missing"),
+        ({"proxy": {**HEADER, "certificate_names": []}}, "certificate_names is missing"),
+        ({"proxy": {**HEADER, "certificate_names": ["*.example.com"]}}, "must be a host name"),
+        ({"proxy": {**HEADER, "certificate_names": ["Proxy.example.com"]}}, "must be a host name"),
+        ({"proxy": {**HEADER, "certificate_names": ["spiffe://x y"]}}, "must be a host name, or a URI"),
+        ({"proxy": {**HEADER, "user_header": "X_Remote_User"}}, "should match pattern"),
+        ({"proxy": {**HEADER, "email_header": "x-remote-user"}}, "are different headers"),
+        ({"proxy": {**HEADER, "client_id": "x"}}, "client_id is not a setting of the kind header"),
+        ({"proxy": {**HEADER, "recheck_allowance_seconds": 1}}, "is not a setting of the kind header"),
         ({"a": {**OIDC, "domains": ["x.example"]}, "b": {**OIDC, "domains": ["x.example"]}}, "belongs to one identity"),
     ],
     ids=lambda value: str(value)[:40],
@@ -47,6 +59,29 @@ def test_local_users_alone_are_the_default() -> None:
 def test_what_cannot_be_is_refused_with_a_sentence(identity: Any, sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         settings(identity=identity)
+
+
+@pytest.mark.parametrize(
+    ("identity", "tls", "sentence"),
+    [
+        ({"proxy": HEADER}, {}, "identity.proxy: the kind header needs listen.tls.certificate_file"),
+        ({"proxy": HEADER}, TLS, "identity.proxy: the kind header needs listen.tls.client_ca_file"),
+        ({"a": HEADER, "b": HEADER}, TLS | CLIENT_CA, "identity.b: one identity alone has the kind header, and a has"),
+        ({"local": {"kind": "local"}}, TLS | CLIENT_CA, "is for an identity of the kind header, and there is none"),
+        ({"proxy": HEADER}, CLIENT_CA, "client_ca_file is for TLS"),
+        ({"proxy": HEADER}, TLS | CLIENT_CA | {"minimum_version": "1.2"}, "client_ca_file needs TLS 1.3"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_header_is_believed_of_nobody_without_mutual_tls(identity: Any, tls: Any, sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        settings(identity=identity, listen={"tls": tls})
+
+
+def test_a_header_with_mutual_tls_is_an_identity() -> None:
+    listen = {"tls": TLS | CLIENT_CA | {"minimum_version": "1.3"}}
+    made = settings(identity={"proxy": HEADER, "local": {"kind": "local"}}, listen=listen)
+    assert made.identity["proxy"].user_header == "X-Remote-User"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Certificates and authorities in files: what is refused, and what a renewal changes."""
 
+import asyncio
 import re
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -230,3 +231,34 @@ def test_a_file_without_authorities_never_means_those_of_the_system(tmp_path: Pa
             clock.now += REREAD_SECONDS
             assert trusted.context() is good
     assert len(logs) == 1
+
+
+def test_a_client_authority_that_cannot_be_used_is_refused_by_the_setting(
+    secret: MountedSecret, not_after: Gauge, tmp_path: Path
+) -> None:
+    AUTHORITY.renew(secret)
+    path = tmp_path / "client-ca.pem"
+    for content, sentence in ((None, "cannot read"), (b"", "holds no certificate"), (b"\xff junk", "holds no cert")):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(CertificateError, match=f"listen.tls.client_ca_file: .*{sentence}"):
+            ServerCertificate(secret.certificate_file, secret.key_file, "1.2", not_after, path)
+
+
+async def test_the_watch_tells_when_the_authorities_of_clients_are_others(
+    secret: MountedSecret, not_after: Gauge, tmp_path: Path
+) -> None:
+    AUTHORITY.renew(secret)
+    path = tmp_path / "client-ca.pem"
+    path.write_bytes(AUTHORITY.pem)
+    loaded = ServerCertificate(secret.certificate_file, secret.key_file, "1.2", not_after, path)
+    told = asyncio.Event()
+    watching = asyncio.create_task(loaded.watch(told.set, interval_seconds=0.01))
+    try:
+        AUTHORITY.renew(secret)
+        await asyncio.sleep(0.1)
+        assert not told.is_set()
+        path.write_bytes(Authority().pem)
+        await asyncio.wait_for(told.wait(), 5)
+    finally:
+        watching.cancel()

@@ -78,7 +78,9 @@ class HeaderSignIn:
     def _nobody(
         self, header: HeaderIdentity, browser: Browser, identifier: str | None, asked: AuthorizationRequest | None
     ) -> Response:
-        sentence = f"{header.title} did not say who you are. This page must be opened at an address that leads through it."
+        sentence = (
+            f"{header.title} did not say who you are. This page must be opened at an address that leads through it."
+        )
         return self._page.show(browser, identifier, asked, error=sentence, status=HTTPStatus.FORBIDDEN)
 
     async def _refused(

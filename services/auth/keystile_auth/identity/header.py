@@ -71,7 +71,7 @@ class HeaderIdentity:
         found = tuple(dict.fromkeys(filter(None, (each.strip() for each in groups.split(self._separator)))))
         # A part of them could be other rights than all of them.
         if len(found) > MAX_GROUPS or any(len(each) > MAX_GROUP_CHARACTERS for each in found):
-            raise SignInRefusedError("groups header: too long", _NOT_ONE_PERSON)
+            raise SignInRefusedError("groups: too many or too long", _NOT_ONE_PERSON)
         return found
 
 

@@ -37,7 +37,12 @@ _OF_KIND = {
     "oidc": _OF_OIDC | {"domains", "recheck_seconds", "recheck_allowance_seconds"},
     "plugin": {"plugin", "recheck_seconds", "recheck_allowance_seconds"},
     "header": {
-        "certificate_names", "user_header", "name_header", "email_header", "groups_header", "groups_separator",
+        "certificate_names",
+        "user_header",
+        "name_header",
+        "email_header",
+        "groups_header",
+        "groups_separator",
         "recheck_seconds",
     },
 }
