@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
 from keystile_common.settings import SettingsError, StoreSettings
+from keystile_common.store_batch import Batch, Command
 
 # In a burst a request waits its turn; with one try of a command behind it this stays under two seconds.
 POOL_WAIT_SECONDS = 1.0
@@ -30,6 +31,19 @@ class Client(Redis):
         """Send one command; a `TimeoutError` after `LONGEST_SECONDS`."""
         async with asyncio.timeout(LONGEST_SECONDS):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def batch(self) -> Batch:
+        """Commands that are sent together; they too end in `LONGEST_SECONDS`."""
+        return Batch(self.execute_commands)
+
+    async def execute_commands(self, commands: list[Command]) -> list[Any]:
+        """Send several commands at once; what each was answered, errors too."""
+        async with asyncio.timeout(LONGEST_SECONDS):
+            pipeline = self.pipeline(transaction=False)
+            for args, options in commands:
+                pipeline.execute_command(*args, **options)
+            # Were it to raise an error, that would have the command's arguments in its text.
+            return await pipeline.execute(raise_on_error=False)
 
     async def eviction_policies(self) -> dict[str, str]:
         """Each server's `maxmemory-policy` by its name, which is empty where there is one server."""

@@ -19,6 +19,7 @@ from redis.commands import AsyncCoreCommands
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from keystile_common.settings import StoreSettings
+from keystile_common.store_batch import Batch, Command
 from keystile_common.store_client import LONGEST_SECONDS, Client, address, client_of, server_options, tls_options
 
 Address = tuple[str, int]
@@ -26,6 +27,8 @@ _REDIRECTIONS = 5
 _ASKED_AT_ONCE = 3
 _MAP_INTERVAL_SECONDS = 0.2
 _TRY_AGAIN_SECONDS = 0.05
+_AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ClusterDownError, TimeoutError)
+_ELSEWHERE = (exceptions.AskError, exceptions.TryAgainError, exceptions.ClusterDownError)  # MovedError is an AskError
 _SCRIPT_COMMANDS = frozenset({"EVAL", "EVALSHA"})
 
 
@@ -78,10 +81,41 @@ class Cluster(_Commands):  # type: ignore[misc]
             TimeoutError, redis.exceptions.RedisError: as the node's client, after at most `LONGEST_SECONDS`.
         """
         async with asyncio.timeout(LONGEST_SECONDS):
-            key = args[3] if args[0] in _SCRIPT_COMMANDS else args[1]
-            slot = key_slot(key.encode())
-            owner = self._owners[slot] or await self._find_owner(slot)
-            return await self._send(owner, args, options)
+            return await self._send(await self._owner(args), args, options)
+
+    def batch(self) -> Batch:
+        """Commands that are sent together, to each node its own."""
+        return Batch(self.execute_commands)
+
+    async def execute_commands(self, commands: list[Command]) -> list[Any]:
+        """Send several commands at once, each as `execute_command`; what each was answered, errors too."""
+        async with asyncio.timeout(LONGEST_SECONDS):
+            by_node: dict[Address, list[int]] = {}
+            for number, (args, _) in enumerate(commands):
+                by_node.setdefault(await self._owner(args), []).append(number)
+            answers: list[Any] = [None] * len(commands)
+            sent = (self._send_to(node, [commands[each] for each in numbers]) for node, numbers in by_node.items())
+            for numbers, heard in zip(by_node.values(), await asyncio.gather(*sent), strict=True):
+                for number, answer in zip(numbers, heard, strict=True):
+                    answers[number] = answer
+            for number, answer in enumerate(answers):
+                # Those whose slots have moved, or are moving, one by one: it is seldom, and each has its own way.
+                if isinstance(answer, _ELSEWHERE):
+                    args, options = commands[number]
+                    answers[number] = await self._send(await self._owner(args), args, options)
+            return answers
+
+    async def _owner(self, args: tuple[Any, ...]) -> Address:
+        key = args[3] if args[0] in _SCRIPT_COMMANDS else args[1]
+        slot = key_slot(key.encode())
+        return self._owners[slot] or await self._find_owner(slot)
+
+    async def _send_to(self, node: Address, commands: list[Command]) -> list[Any]:
+        try:
+            return await self._client(node).execute_commands(commands)
+        except _AWAY:
+            self._draw_map()
+            raise
 
     async def _send(self, node: Address, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         is_asking = False
@@ -100,7 +134,7 @@ class Cluster(_Commands):  # type: ignore[misc]
                 node, is_asking = (elsewhere.host or node[0], elsewhere.port), True
             except exceptions.TryAgainError:
                 await asyncio.sleep(_TRY_AGAIN_SECONDS)
-            except (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ClusterDownError, TimeoutError):
+            except _AWAY:
                 self._draw_map()
                 raise
         raise exceptions.ClusterError("the nodes do not agree on who has the slot")

@@ -23,7 +23,8 @@ from keystile_auth.store.users import User, UserStore
 from keystile_common.audit import Actor, EventType
 from keystile_common.store import StoreUnavailableError
 
-_AT_ONCE = 32
+_AT_ONCE = 500
+_CHANGED_AT_ONCE = 32
 _MOST_DECOYS = 32
 _NAME_TAKEN = "there is a user of this name already, who was left alone; --update changes that one"
 
@@ -118,7 +119,9 @@ class Importer:
         self._users = UserStore(self.session.store)
         self._local = LocalUsers(self._users)
         self._now = int(time.time())
-        self._at_once = min(_AT_ONCE, self.session.settings.store.max_connections)
+        # A plain password takes a tenth of a second to hash: what is done must be kept now and then.
+        self._at_once = _CHANGED_AT_ONCE if self.options.plain_passwords else _AT_ONCE
+        self._changing = asyncio.Semaphore(min(_CHANGED_AT_ONCE, self.session.settings.store.max_connections))
         self._shapes: set[str] = set()
 
     async def take(self, rows: Iterator[Row | BadRow], after_each: Callable[[], None]) -> None:
@@ -126,51 +129,74 @@ class Importer:
         self._shapes = set(await self._users.decoys())
         try:
             for batch in _batches(rows, self._at_once, self.counts):
-                async with asyncio.TaskGroup() as group:
-                    for row in batch:
-                        group.create_task(self._take(row))
+                await self._take(batch)
                 after_each()
         except ExceptionGroup as problems:
             raise problems.exceptions[0] from None
         finally:
             self._local.close()
 
-    async def _take(self, row: Row) -> None:
-        if row.password is not None and not self.options.plain_passwords:
-            self.counts.refuse(row.line, "it has a password in plain text; --plain-passwords takes it")
-            return
-        found = await self._users.find_by_name(row.username)
-        if found is not None:
-            await self._meet(row, found)
-        else:
-            await self._add(row)
+    async def _take(self, batch: list[Row]) -> None:
+        rows = []
+        for row in batch:
+            if row.password is not None and not self.options.plain_passwords:
+                self.counts.refuse(row.line, "it has a password in plain text; --plain-passwords takes it")
+            else:
+                rows.append(row)
+        users = await self._users.find_all_by_name([row.username for row in rows])
+        async with asyncio.TaskGroup() as group:
+            for row, user in zip(rows, users, strict=True):
+                if user is not None:
+                    group.create_task(self._meet(row, user))
+        await self._add([row for row, user in zip(rows, users, strict=True) if user is None])
 
-    async def _add(self, row: Row) -> None:
-        user = User(
+    async def _add(self, rows: list[Row]) -> None:
+        rows = await self._without_taken_subs(rows)
+        if not self.options.dry_run:
+            rows = await self._store(rows)
+        self.counts.created += len(rows)
+        self.counts.without_password += sum(row.password is None and row.password_hash is None for row in rows)
+
+    async def _without_taken_subs(self, rows: list[Row]) -> list[Row]:
+        others = await self._users.find_all([row.sub for row in rows if row.sub])
+        names = {other.sub: other.username for other in others if other}
+        free = []
+        for row in rows:
+            if names.get(row.sub or "", row.username) == row.username:
+                free.append(row)
+            else:
+                self.counts.refuse(row.line, "its sub is that of another user")
+        return free
+
+    async def _store(self, rows: list[Row]) -> list[Row]:
+        """Store new users; the rows of those whose names nobody took meanwhile."""
+        hashes = await asyncio.gather(*(self._hash_of(row) for row in rows))
+        users = [self._user(row, password_hash) for row, password_hash in zip(rows, hashes, strict=True)]
+        stored = []
+        for row, user, is_stored in zip(rows, users, await self._users.add_all(users), strict=True):
+            if is_stored:
+                record_user(self.session, EventType.USER_CREATED, user, "import")
+                stored.append(row)
+            else:
+                self.counts.refuse(row.line, _NAME_TAKEN)
+        return stored
+
+    def _user(self, row: Row, password_hash: str) -> User:
+        return User(
             sub=row.sub or new_sub(),
             username=row.username,
-            password_hash="",
+            password_hash=password_hash,
             disabled=bool(row.disabled),
             created=self._now if row.created is None else row.created,
         )
-        if row.sub and (other := await self._users.find(row.sub)) and other.username != row.username:
-            self.counts.refuse(row.line, "its sub is that of another user")
-            return
-        if not self.options.dry_run:
-            user = User(user.sub, user.username, await self._hash_of(row), user.disabled, user.created)
-            if not await self._users.add(user):
-                self.counts.refuse(row.line, _NAME_TAKEN)
-                return
-            record_user(self.session, EventType.USER_CREATED, user, "import")
-        self.counts.created += 1
-        self.counts.without_password += row.password is None and row.password_hash is None
 
     async def _meet(self, row: Row, user: User) -> None:
         other_password = row.password_hash is not None and str(row.password_hash) != user.password_hash
         other_state = row.disabled is not None and row.disabled != user.disabled
         if self.options.update and (other_password or other_state or row.password is not None):
             if not self.options.dry_run:
-                await self._update(row, user, other_password=other_password or row.password is not None)
+                async with self._changing:
+                    await self._update(row, user, other_password=other_password or row.password is not None)
             self.counts.updated += 1
         elif other_password or other_state:
             self.counts.refuse(row.line, _NAME_TAKEN)

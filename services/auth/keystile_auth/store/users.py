@@ -1,7 +1,7 @@
 """Users and what they have consented to."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 
 from keystile_auth.store import scripts
@@ -11,7 +11,7 @@ LOCAL = "local"
 """The identity whose users and passwords are kept here."""
 _ALL = "ks:users"
 _DECOYS = "ks:user-decoys"
-_AT_ONCE = 100
+_AT_ONCE = 500
 _FIELDS = ("username", "password_hash", "disabled", "created")
 
 
@@ -46,44 +46,68 @@ class UserStore:
 
     async def add(self, user: User) -> bool:
         """Store a new user; False when the name is taken."""
-        with self._store.operation("user.add"):
-            # The name last: until it leads to the user there is none, and whatever stands already is harmless.
-            await self._store.redis.sadd(_ALL, user.sub)
-            await self._store.redis.hset(_key(user.sub), mapping=_fields(user))
-            if await self._claim(user):
-                return True
-            await self._store.redis.delete(_key(user.sub))
-            await self._store.redis.srem(_ALL, user.sub)
-        return False
+        return (await self.add_all([user]))[0]
 
-    async def _claim(self, user: User) -> bool:
-        name = _name_key(user.username)
-        taken = await self._store.redis.set(name, user.sub, nx=True, get=True)
-        if taken in {None, user.sub}:  # ours when the answer got lost and the command was sent again
+    async def add_all(self, users: list[User]) -> list[bool]:
+        """Store new users, whose names differ; for each whether it was stored, which it is not when its name is taken.
+
+        What breaks off leaves each user whole, or not there.
+        """
+        if not users:
+            return []
+        with self._store.operation("user.add"):
+            # The names last: until one leads to the user there is none, and whatever stands already is harmless.
+            batch = self._store.redis.batch()
+            batch.sadd(_ALL, *(user.sub for user in users))
+            for user in users:
+                batch.hset(_key(user.sub), mapping=_fields(user))
+            await batch.execute()
+            for user in users:
+                batch.set(_name_key(user.username), user.sub, nx=True, get=True)
+            holders = await batch.execute()
+            return [await self._is_kept(user, holder) for user, holder in zip(users, holders, strict=True)]
+
+    async def _is_kept(self, user: User, holder: str | None) -> bool:
+        """Whether a user got the name that `holder` had when it was asked for; who did not is forgotten."""
+        if holder is None or holder == user.sub:  # ours when the answer got lost and the command was sent again
             return True
-        if await self._store.redis.exists(_key(taken)):
-            return False
-        # Of a user whose deletion was cut short.
-        return bool(await self._take_name(keys=[name], args=[taken, user.sub]))
+        # Where it leads to nobody, its user's deletion was cut short.
+        if not await self._store.redis.exists(_key(holder)):
+            name = _name_key(user.username)
+            if await self._take_name(keys=[name], args=[holder, user.sub]):
+                return True
+        await self._store.redis.delete(_key(user.sub))
+        await self._store.redis.srem(_ALL, user.sub)
+        return False
 
     async def find(self, sub: str) -> User | None:
         """The user with this subject, or None."""
         with self._store.operation("user.find"):
             fields: dict[str, str] = await self._store.redis.hgetall(_key(sub))
-        if len(fields) < len(_FIELDS):  # a field written after the user was deleted makes no user
-            return None
-        return User(
-            sub=sub,
-            username=fields["username"],
-            password_hash=fields["password_hash"],
-            disabled=fields["disabled"] == "1",
-            created=int(fields["created"]),
-            identity=fields.get("identity", LOCAL),
-            subject=fields.get("subject", ""),
-            groups=tuple(json.loads(fields.get("groups", "[]"))),
-            checked=int(fields.get("checked", "0")),
-            credential=fields.get("credential", ""),
-        )
+        return _user(sub, fields)
+
+    async def find_all(self, subs: list[str]) -> list[User | None]:
+        """The users with these subjects, each as `find` has it."""
+        with self._store.operation("user.find_all"):
+            batch = self._store.redis.batch()
+            for sub in subs:
+                batch.hgetall(_key(sub))
+            found: list[dict[str, str]] = await batch.execute()
+        return [_user(sub, fields) for sub, fields in zip(subs, found, strict=True)]
+
+    async def find_all_by_name(self, usernames: list[str]) -> list[User | None]:
+        """The users with these names, each as `find_by_name` has it."""
+        subs = await self._subs_of(usernames)
+        users = {user.sub: user for user in await self.find_all([sub for sub in subs if sub]) if user}
+        return [users.get(sub) if sub else None for sub in subs]
+
+    async def _subs_of(self, usernames: list[str]) -> list[str | None]:
+        with self._store.operation("user.find_all_by_name"):
+            batch = self._store.redis.batch()
+            for username in usernames:
+                batch.get(_name_key(username))
+            subs: list[str | None] = await batch.execute()
+        return subs
 
     async def find_by_name(self, username: str) -> User | None:
         """The user with this name (case does not matter), or None."""
@@ -122,24 +146,30 @@ class UserStore:
         """Every user, by name."""
         with self._store.operation("user.list"):
             subs: set[str] = await self._store.redis.smembers(_ALL)
-        users = [user for sub in subs if (user := await self.find(sub)) is not None]
-        # Without those whose name never came to lead to them; see `add`. Only the names of local users lead to them.
-        named = [user for user in users if user.identity != LOCAL or (await self.find_by_name(user.username)) == user]
-        return sorted(named, key=lambda user: user.username)
+        users: list[User] = []
+        for some in _slices(list(subs)):
+            found = [user for user in await self.find_all(some) if user]
+            users += [user for user in found if user.identity != LOCAL]
+            # Without those whose name never came to lead to them; see `add_all`. Only local users' names lead to them.
+            users += await self._named([user for user in found if user.identity == LOCAL])
+        return sorted(users, key=lambda user: user.username)
 
     async def scan(self) -> AsyncIterator[User]:
-        """Every user, in no order and never all in memory; one may come twice while others are added."""
+        """Every local user, in no order and never all in memory; one may come twice while others are added."""
         cursor = 0
         while True:
             with self._store.operation("user.scan"):
                 cursor, subs = await self._store.redis.sscan(_ALL, cursor, count=_AT_ONCE)
-            for sub in subs:
-                user = await self.find(sub)
-                named = await self.find_by_name(user.username) if user else None
-                if named is not None and named.sub == sub:
-                    yield named
+            for some in _slices(subs):
+                for user in await self._named([user for user in await self.find_all(some) if user]):
+                    yield user
             if int(cursor) == 0:
                 return
+
+    async def _named(self, users: list[User]) -> list[User]:
+        """Those whose names lead to them."""
+        subs = await self._subs_of([user.username for user in users])
+        return [user for user, sub in zip(users, subs, strict=True) if sub == user.sub]
 
     async def decoys(self) -> dict[str, str]:
         """Hashes that no password has, by their shapes: one of each that an import brought."""
@@ -173,6 +203,27 @@ class UserStore:
         # One field, not the whole user: a password rehashed at sign-in must not undo a disabling just done.
         with self._store.operation("user.set"):
             await self._store.redis.hset(_key(user.sub), field, value)
+
+
+def _slices(subs: list[str]) -> Iterator[list[str]]:
+    return (subs[start : start + _AT_ONCE] for start in range(0, len(subs), _AT_ONCE))
+
+
+def _user(sub: str, fields: dict[str, str]) -> User | None:
+    if len(fields) < len(_FIELDS):  # a field written after the user was deleted makes no user
+        return None
+    return User(
+        sub=sub,
+        username=fields["username"],
+        password_hash=fields["password_hash"],
+        disabled=fields["disabled"] == "1",
+        created=int(fields["created"]),
+        identity=fields.get("identity", LOCAL),
+        subject=fields.get("subject", ""),
+        groups=tuple(json.loads(fields.get("groups", "[]"))),
+        checked=int(fields.get("checked", "0")),
+        credential=fields.get("credential", ""),
+    )
 
 
 def _fields(user: User) -> dict[str, str]:
