@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,7 @@ from tests.auth_server import PASSWORD
 from tests.embedded import COMMAND, Embedded, environment_of, running_embedded
 from tests.integration.mcp.resource_server import modern_headers, open_session, tool_call
 from tests.person import Person, form
+from tests.stores import eventually
 
 
 @pytest.fixture(scope="module", params=["", "/sign/in"])
@@ -197,11 +199,13 @@ def test_a_store_that_stops_by_itself_ends_the_process_so_that_both_are_started_
         assert "Traceback" not in embedded.log()
 
 
-def test_a_store_left_over_from_a_process_that_was_killed_is_taken_over(tmp_path: Path) -> None:
+def test_after_a_process_that_was_killed_the_next_one_goes_on_with_its_store(tmp_path: Path) -> None:
     with running_embedded(tmp_path) as killed:
-        name, port = killed.server.add_user(), killed.settings.listen.port
+        name, port, valkey = killed.server.add_user(), killed.settings.listen.port, valkey_of(killed)
         killed.process.kill()
         killed.process.wait(10)
+        if sys.platform == "linux":
+            eventually(lambda: not runs(valkey), "the store outlived its process")
     with running_embedded(tmp_path, port=port) as next_one:
         assert name in next_one.operate("users", "list").stdout
 

@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 import pytest_asyncio
 from opentelemetry.trace import NoOpTracer
+from redis.crc import key_slot
 
 from keystile_auth.app import create_metrics
 from keystile_auth.store.clients import ClientStore
@@ -87,6 +88,57 @@ async def test_a_user_whose_name_was_not_written_is_nobody_and_can_be_added_agai
     again = a_user(secrets.token_hex(8), user.username)
     assert await users.add(again)
     assert [each for each in await users.all() if each.username == user.username] == [again]
+
+
+async def test_many_users_of_whom_some_were_not_written_can_be_added_again(
+    cluster: Stores, store: Store, away: Server
+) -> None:
+    users = UserStore(store)
+    many = [a_user(secrets.token_hex(8), secrets.token_hex(8)) for _ in range(60)]
+    with away.paused(), pytest.raises(StoreUnavailableError):
+        await users.add_all(many)
+    back(cluster)
+    assert await users.find_all_by_name([user.username for user in many]) == [None] * 60
+    assert await users.add_all(many) == [True] * 60
+    assert await users.find_all_by_name([user.username for user in many]) == many
+
+
+def begin_move(slot: int, source: Server, target: Server) -> None:
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.ask("CLUSTER", "MYID"))
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.ask("CLUSTER", "MYID"))
+
+
+def end_move(slot: int, source: Server, target: Server, cluster: Stores) -> None:
+    keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+    if keys:
+        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+    owner = target.ask("CLUSTER", "MYID")
+    for each in (target, source, *cluster.servers):
+        each.ask("CLUSTER", "SETSLOT", slot, "NODE", owner)
+
+
+async def test_many_commands_find_keys_whose_slot_is_moving(cluster: Stores, store: Store) -> None:
+    users = UserStore(store)
+    source, target = cluster.servers[:2]
+    many = [a_user(name_on(cluster, source, "ks:user:{}"), secrets.token_hex(8)) for _ in range(6)]
+    subs = [user.sub for user in many]
+    slots = {key_slot(f"ks:user:{sub}".encode()) for sub in subs}
+    await users.add_all(many[:3])
+    for slot in slots:
+        begin_move(slot, source, target)
+    # Those that are not at the source are asked for at the target (ASK), and are written there.
+    assert await users.find_all(subs) == [*many[:3], None, None, None]
+    assert await users.add_all(many) == [True] * 6
+    assert await users.find_all(subs) == many
+    assert target.ask("CLUSTER", "COUNTKEYSINSLOT", key_slot(f"ks:user:{subs[5]}".encode())) == 1
+    for slot in slots:
+        end_move(slot, source, target, cluster)
+    # They have moved (MOVED), and the client learns it; and back, for the tests that follow.
+    assert await users.find_all(subs) == many
+    for slot in slots:
+        begin_move(slot, target, source)
+        end_move(slot, target, source, cluster)
+    assert await users.find_all(subs) == many
 
 
 async def test_a_user_whose_record_was_not_deleted_is_found_and_can_be_deleted_again(

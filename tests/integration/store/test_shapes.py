@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from opentelemetry.trace import NoOpTracer
+from redis.exceptions import ResponseError
 
 from keystile_auth.app import create_metrics
 from keystile_auth.store.clients import ClientStore
@@ -181,6 +182,35 @@ async def test_users_have_their_names_for_themselves(store: Store) -> None:
     assert await users.find_by_name(user.username) is None
     assert await users.consented(user.sub, "client", RESOURCE) == frozenset()
     assert await users.add(new_user(user.username))
+
+
+async def test_many_users_are_added_and_found_at_once_each_for_itself(store: Store) -> None:
+    users = UserStore(store)
+    known = new_user()
+    assert await users.add(known)
+    many = [new_user() for _ in range(1200)]
+    many[700] = new_user(known.username.upper())
+    assert await users.add_all(many) == [number != 700 for number in range(1200)]
+    assert await users.add_all(many[:700]) == [True] * 700, "the same again"
+    assert await users.add_all([]) == []
+    expected: list[User | None] = [known if number == 700 else user for number, user in enumerate(many)]
+    assert await users.find_all_by_name([user.username for user in many]) == expected
+    assert await users.find_all_by_name([secrets.token_hex(8), known.username]) == [None, known]
+    assert await users.find_all([many[700].sub, many[0].sub]) == [None, many[0]]
+    stored = {user.sub for user in expected if user}
+    assert stored <= {user.sub for user in await users.all()}
+    assert stored <= {user.sub async for user in users.scan()}
+
+
+async def test_a_refusal_of_one_of_many_commands_is_the_answer_of_all_and_tells_no_arguments(store: Store) -> None:
+    await store.redis.set("ks:users-text", "text")
+    batch = store.redis.batch()
+    batch.set("ks:other-text", "text")
+    batch.sadd("ks:users-text", "a secret")
+    with pytest.raises(ResponseError, match="WRONGTYPE") as refused:
+        await batch.execute()
+    assert "secret" not in str(refused.value)
+    assert await batch.execute() == []
 
 
 async def test_sessions_are_listed_and_ended_by_their_user(store: Store) -> None:

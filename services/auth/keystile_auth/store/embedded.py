@@ -7,7 +7,9 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _MAX_SOCKET_PATH = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 _OLDEST = 7
@@ -68,7 +71,8 @@ def run(folder: Path) -> Iterator[str]:
 def start(folder: Path) -> Iterator[RunningStore]:
     """Run a store that keeps its append-only file in `folder` while the block runs.
 
-    One left over from a process that was killed is taken down first, after it wrote all it had.
+    On Linux it ends, after it wrote all it had, when this process is killed; unless another thread than the main one
+    starts it, whose end would count as the process's. One left over is taken down first, in the same way.
 
     Raises:
         EmbeddedStoreError: it does not start.
@@ -81,7 +85,7 @@ def start(folder: Path) -> Iterator[RunningStore]:
         log = folder / "valkey.log"
         process = subprocess.Popen(  # noqa: S603 (a binary that we chose, arguments that we wrote)
             [
-                str(find_binary()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700",
+                *_tied(), str(find_binary()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700",
                 "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
                 "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(log),
                 "--pidfile", str(pid_file),
@@ -99,6 +103,14 @@ def start(folder: Path) -> Iterator[RunningStore]:
         finally:
             _stop(process)
             (folder / "socket").unlink(missing_ok=True)
+
+
+def _tied() -> list[str]:
+    """What a program is started by so that it ends with this process; nothing where that cannot be had."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if sys.platform != "linux" or not is_main or not sys.executable:
+        return []
+    return [sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")), str(os.getpid())]
 
 
 @contextlib.contextmanager
@@ -144,18 +156,27 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _stop_left_over(folder: Path, pid_file: Path) -> None:
+    deadline = time.monotonic() + _STOP_SECONDS
     try:
         path = (folder / "socket").read_text()
         pid = int(pid_file.read_text())
-        client = Redis(unix_socket_path=path, socket_timeout=1)
         # Only the process that answers there and says it is that one: ids of processes are used again.
-        if client.info("server")["process_id"] != pid:
+        if _process_at(path, deadline) != pid:
             return
-        client.close()
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
         while time.monotonic() < deadline:
             os.kill(pid, 0)  # raises once it is gone
             time.sleep(0.02)
     except (OSError, ValueError, RedisError, KeyError):
         return
+
+
+def _process_at(path: str, deadline: float) -> int:
+    """The id of the process that answers at a socket; one that is about to end may need a while to write all it has."""
+    with Redis(unix_socket_path=path, socket_timeout=1) as client:
+        while True:
+            try:
+                return int(client.info("server")["process_id"])
+            except RedisTimeoutError:
+                if time.monotonic() > deadline:
+                    raise
