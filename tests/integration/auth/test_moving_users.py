@@ -155,6 +155,29 @@ def test_an_import_begun_again_goes_on_and_makes_nothing_twice(
     assert "40 users read (json): 15 created, 0 updated, 25 there already" in ended.output
 
 
+def test_more_users_than_are_taken_at_once_come_each_with_what_the_file_says(
+    auth_server: AuthServer, operator: Operator, tmp_path: Path
+) -> None:
+    users = [name() for _ in range(1100)]
+    rows = [{"username": user, "disabled": number % 2 == 0} for number, user in enumerate(users)]
+    lines = [json.dumps(row) for row in rows]
+    lines[600] = json.dumps({"username": ""})
+    lines[601] = json.dumps({"username": users[0].upper(), "disabled": False})
+    ended = imported(operator, tmp_path, "\n".join(lines))
+    assert "1100 users read (json): 1098 created, 0 updated, 0 there already, 2 not taken over." in ended.output
+    assert sorted(line.split(":")[0] for line in ended.problem.splitlines() if ": " in line) == ["line 601", "line 602"]
+    # All of them at once, each changed and its sessions ended.
+    changed = [json.dumps({**row, "disabled": not row["disabled"]}) for row in rows[:500]]
+    ended = imported(operator, tmp_path, "\n".join(changed), "--update")
+    assert "500 updated" in ended.output
+    for number in (0, 1, 499, 500, 602, 1099):
+        user = found(auth_server, users[number])
+        assert user
+        assert user.disabled == ((number % 2 == 0) != (number < 500))
+    exported = [json.loads(line)["username"] for line in operator.run("users", "export").output.splitlines()]
+    assert {user for number, user in enumerate(users) if number not in {600, 601}} <= set(exported)
+
+
 def test_a_store_that_goes_away_says_how_to_go_on(operator: Operator, tmp_path: Path) -> None:
     (tmp_path / "users").write_text(f"username\n{name()}\n")
     away = {"KEYSTILE_STORE": '{"url": "unix:///nowhere/valkey.sock"}'}
