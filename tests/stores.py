@@ -157,6 +157,11 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def url(self) -> str:
+        """The setting `store.url` that leads to it."""
+        return f"{'rediss' if self.site.certificates else 'redis'}://{self.address}/0"
+
+    @property
     def client(self) -> "Redis":
         return Redis(host="127.0.0.1", port=self.port, socket_timeout=5, decode_responses=True, **self.site.connecting)
 
@@ -167,10 +172,11 @@ class Server:
         if self.is_sentinel:
             command += [str(self.folder / "sentinel.conf"), "--sentinel"]
         options = [*self.site.listening(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        options += ["--logfile", str(self.folder / "log"), *self.options]
+        options += ["--logfile", str(self.folder / "log")]
         if not self.is_sentinel:
             options += ["--user", *USER.split(), "--save", "", "--appendfsync", "always"]
             options += ["--maxmemory-policy", "noeviction"]
+        options += self.options
         self.process = subprocess.Popen(
             [*command, *options],
             stdin=subprocess.DEVNULL,
@@ -249,12 +255,17 @@ class Stores:
 
 
 @contextmanager
+def valkey(folder: Path, *options: str) -> Iterator[Server]:
+    """A server of a test's own that keeps an append-only file, to be stopped, killed and filled; `options` are more."""
+    with _running([Server(Site(folder), "valkey", ["--appendonly", "yes", *options])]) as (server,):
+        yield server
+
+
+@contextmanager
 def standalone(site: Site) -> Iterator[Stores]:
     """One server."""
     with _running([Server(site, "one")]) as servers:
-        scheme = "rediss" if site.certificates else "redis"
-        url = f"{scheme}://{servers[0].address}/0"
-        yield Stores({"url": url, "username": "keystile", "password": PASSWORD, **site.settings}, servers)
+        yield Stores({"url": servers[0].url, "username": "keystile", "password": PASSWORD, **site.settings}, servers)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from tests.auth_server import (
 )
 from tests.client_key import ClientKey, key_set
 from tests.person import Person, form, forms
-from tests.security.valkey import valkey
+from tests.stores import valkey
 
 
 @dataclass
@@ -139,7 +139,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             seen.places["metrics"] = generate_latest(server.metrics.registry).decode()
             seen.secrets["private signing key"] = private_part(private.decode())
         seen.places["append-only file"] = "".join(
-            each.read_text(errors="replace") for each in (folder / "appendonlydir").iterdir()
+            each.read_text(errors="replace") for each in (store.folder / "appendonlydir").iterdir()
         )
     finally:
         logging.getLogger().setLevel(before)

@@ -25,23 +25,23 @@ from tests.auth_server import MASTER_KEY, RESOURCE, RESOURCE_SECRET, AuthServer,
 from tests.person import form
 from tests.security.concurrency import Answer, at_once
 from tests.security.lossy_proxy import LossyProxy, lossy_proxy
-from tests.security.valkey import Valkey, valkey
+from tests.stores import Server, valkey
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with valkey(tmp_path_factory.mktemp("valkey")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def server(store: Valkey) -> Iterator[AuthServer]:
+def server(store: Server) -> Iterator[AuthServer]:
     with running_auth_server(store.url) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def proxy(store: Valkey) -> Iterator[LossyProxy]:
+def proxy(store: Server) -> Iterator[LossyProxy]:
     with lossy_proxy(store.port) as running:
         yield running
 
@@ -205,7 +205,7 @@ class _Requests:
 
 
 def test_while_the_store_stands_still_every_endpoint_answers_503_within_two_seconds_and_recovers_within_five(
-    server: AuthServer, store: Valkey
+    server: AuthServer, store: Server
 ) -> None:
     requests = _Requests(server)
     with store.paused():
@@ -233,7 +233,7 @@ def introspections(server: AuthServer, token: str, times: int) -> list[Answer]:
 
 
 def test_more_requests_than_connections_to_a_store_that_stands_still_are_answered_within_two_seconds(
-    server: AuthServer, store: Valkey
+    server: AuthServer, store: Server
 ) -> None:
     token = server.tokens(server.register().id)["access_token"]
     with store.paused():
@@ -326,7 +326,7 @@ def test_a_full_store_gives_503_and_never_a_grant_and_still_revokes(tmp_path: Pa
 # Many grants
 
 
-async def test_ending_all_grants_of_a_client_misses_none_while_others_expire(store: Valkey) -> None:
+async def test_ending_all_grants_of_a_client_misses_none_while_others_expire(store: Server) -> None:
     """Members that leave the list in the meantime must not move others past the one who reads it."""
 
     async def work(connection: Store) -> int:

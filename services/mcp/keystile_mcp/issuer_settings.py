@@ -91,11 +91,9 @@ Audiences = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator
 """One audience or several."""
 
 
-class TrustedIssuerSettings(Section):
-    """An issuer whose tokens are honoured beside those of `authorization_server`, before the day `until` begins."""
+class IssuerSettings(Section):
+    """What is known of an issuer, and how its tokens are checked."""
 
-    issuer: PublicUrl
-    until: datetime.date
     provider: ProviderName = "keystile"
     audience: Audiences = []
     validation: Method | None = None
@@ -104,15 +102,26 @@ class TrustedIssuerSettings(Section):
     introspection: IntrospectionSettings = IntrospectionSettings()
     jwks: JwksSettings = JwksSettings()
 
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
+    def check_possible(self, issuer: str) -> None:
+        """Raise ValueError unless tokens of `issuer` can be checked as these settings say; see `providers.check`."""
         provider = PROVIDERS[self.provider]
         check(
             provider,
-            self.issuer,
+            issuer,
             method=method_of(provider, self.validation),
             audience=bool(self.audience),
             scope_claim=self.scope_claim,
             client_id=self.introspection.client_id is not None,
         )
+
+
+class TrustedIssuerSettings(IssuerSettings):
+    """An issuer whose tokens are honoured beside those of `authorization_server`, before the day `until` begins."""
+
+    issuer: PublicUrl
+    until: datetime.date
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        self.check_possible(self.issuer)
         return self

@@ -18,9 +18,9 @@ from keystile_common.settings import (
     is_loopback_host,
 )
 from keystile_mcp import request_state
-from keystile_mcp.issuer_settings import Audiences, IntrospectionSettings, JwksSettings, TrustedIssuerSettings
+from keystile_mcp.issuer_settings import IssuerSettings, TrustedIssuerSettings
 from keystile_mcp.issuers import Issuer
-from keystile_mcp.providers import PROVIDERS, Method, ProviderName, ScopeClaim, check, method_of
+from keystile_mcp.providers import PROVIDERS, method_of
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """The most that a request to the MCP endpoint may bring."""
@@ -197,29 +197,14 @@ class ResourceServerSettings(ServiceSettings):
         return ""
 
 
-class McpSettings(ResourceServerSettings):
+class McpSettings(IssuerSettings, ResourceServerSettings):
     """Everything that the MCP resource server can be told."""
 
-    provider: ProviderName = "keystile"
-    audience: Audiences = []
-    validation: Method | None = None
-    scope_prefix: str | None = None
-    scope_claim: ScopeClaim | None = None
     trusted_issuers: list[TrustedIssuerSettings] = []
-    introspection: IntrospectionSettings = IntrospectionSettings()
-    jwks: JwksSettings = JwksSettings()
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        provider = PROVIDERS[self.provider]
-        check(
-            provider,
-            self.authorization_server,
-            method=method_of(provider, self.validation),
-            audience=bool(self.audience),
-            scope_claim=self.scope_claim,
-            client_id=self.introspection.client_id is not None,
-        )
+        self.check_possible(self.authorization_server)
         demanded = {*self.required_scopes, *(scope for scopes in self.policy.values() for scope in scopes)}
         own = sorted(scope for scope in demanded if scope != "openid" and not scope.startswith("https://"))
         if self.provider == "google" and own:
@@ -262,9 +247,7 @@ class McpSettings(ResourceServerSettings):
         return self.issuers[0].scope_prefix
 
 
-def _issuer(
-    settings: McpSettings | TrustedIssuerSettings, identifier: str, resource: str, until: datetime.date | None
-) -> Issuer:
+def _issuer(settings: IssuerSettings, identifier: str, resource: str, until: datetime.date | None) -> Issuer:
     provider = PROVIDERS[settings.provider]
     usual_prefix = f"{resource}/" if provider.qualifies_scopes else ""
     midnight = None if until is None else datetime.datetime.combine(until, datetime.time(), datetime.UTC).timestamp()

@@ -28,7 +28,7 @@ from tests.integration.mcp.resource_server import (
     tool_call,
 )
 from tests.integration.mcp.test_request_state import ask, second_round
-from tests.security.valkey import Valkey, valkey
+from tests.stores import Server, valkey
 
 RESOURCE = "https://tools.example.com/mcp"
 PING = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
@@ -278,7 +278,7 @@ async def test_without_its_store_a_session_cannot_be_opened_and_a_call_without_s
         await _without_store(scripted, store)
 
 
-async def _without_store(scripted: ScriptedAuthorizationServer, store: Valkey) -> None:
+async def _without_store(scripted: ScriptedAuthorizationServer, store: Server) -> None:
     async with replicas(scripted, store.url, count=1) as running:
         server = running.servers[0]
         token = scripted.issue()
