@@ -282,6 +282,15 @@ def test_a_consent_that_was_shown_to_one_person_cannot_be_given_by_the_next(site
     assert (answer.status_code, "signed out" in answer.text) == (401, True)
 
 
+@pytest.mark.parametrize("destination", ["image", "iframe", "empty", ""])
+def test_only_a_page_that_is_opened_begins_a_session(site: Site, destination: str) -> None:
+    person, before = site.person({**ADA, "Sec-Fetch-Dest": destination}), site.logins()
+    assert person.browser.get(f"{site.server.issuer}/login").status_code == 200
+    assert site.logins() == before
+    person.browser.headers["Sec-Fetch-Dest"] = "document"
+    assert person.browser.get(f"{site.server.issuer}/login").status_code == 303
+
+
 def test_order_of_groups_and_groups_named_twice_change_nothing(site: Site) -> None:
     person = site.person(ADA)
     account(person)

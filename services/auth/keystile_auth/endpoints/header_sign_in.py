@@ -45,7 +45,8 @@ class HeaderSignIn:
     async def try_in(
         self, request: Request, browser: Browser, identifier: str | None, asked: AuthorizationRequest | None
     ) -> Response | None:
-        """Begin a session of whom the proxy names; None where there is no such proxy, or it names nobody.
+        """Begin a session of whom the proxy names; None where there is no such proxy, it names nobody, or
+        it is no page that is opened (Fetch Metadata).
 
         Args:
             request: to the sign-in page.
@@ -57,7 +58,8 @@ class HeaderSignIn:
             RateLimitedError: too many requests of one address have claimed what they may not.
         """
         header = self._identities.header
-        if header is None:
+        # An image or a frame of another site must not fill the list of sessions of whoever looks at it.
+        if header is None or request.headers.get("sec-fetch-dest", "document") != "document":
             return None
         try:
             user = await self._who(header, request)
