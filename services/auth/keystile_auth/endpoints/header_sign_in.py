@@ -45,8 +45,9 @@ class HeaderSignIn:
     async def try_in(
         self, request: Request, browser: Browser, identifier: str | None, asked: AuthorizationRequest | None
     ) -> Response | None:
-        """Begin a session of whom the proxy names; None where there is no such proxy, it names nobody, or
-        it is no page that is opened (Fetch Metadata).
+        """Begin a session of whom the proxy names.
+
+        None where there is no such proxy, it names nobody, or it is no page that is opened (Fetch Metadata).
 
         Args:
             request: to the sign-in page.
