@@ -57,13 +57,13 @@ def ask(pins: Path, exceptions: Iterable[str]) -> list[dict[str, Any]]:
 def main() -> int:
     """Prints the vulnerabilities of requirements/check.txt, which has every pin; answers the exit status."""
     exceptions = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["keystile"]["audit-exceptions"]
-    pins = ROOT / "requirements" / "check.txt"
+    pins, *apart = (ROOT / "requirements" / f"{name}.txt" for name in ("check", "ldap", "ldap-build"))
     try:
         with tempfile.TemporaryDirectory() as folder:
             one = Path(folder) / "one.txt"  # first one package, so that a vain question is a short one
             one.write_text(next(entries(pins.read_text())))
             ask(one, exceptions)
-        packages = ask(pins, exceptions)
+        packages = [package for each in (pins, *apart) for package in ask(each, exceptions)]
     except UnreadableError as error:
         line = "!" * 78
         print(line, "The list of known vulnerabilities could not be read: NOTHING WAS CHECKED.", sep="\n")

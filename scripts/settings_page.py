@@ -118,8 +118,8 @@ auth.resources.<name>.user_scopes
     The scopes that users may be granted, by identity (`corp`) and by identity and group (`corp/engineering`). Empty:
     everybody may have all. Otherwise what is not named is not granted.
 auth.identity.<name>.kind
-    `local`, `oidc`, `plugin` or `header`. The identity `local`, and no other, is of the kind `local`; one alone is of
-    the kind `header`.
+    `local`, `oidc`, `ldap`, `plugin` or `header`. The identity `local`, and no other, is of the kind `local`; one alone
+    is of the kind `header`.
 auth.identity.<name>.title
     What people read of it; its name by default.
 auth.identity.<name>.domains
@@ -145,8 +145,47 @@ auth.identity.<name>.required_claims
     `oidc`: claim to values, one of which an account must have to sign in.
 auth.identity.<name>.anyone
     `oidc`: let in every account there is, for `google` and `github` without `required_claims`.
+auth.identity.<name>.directory
+    `ldap`: `ldap` (OpenLDAP and its like) or `active_directory`: which filters and attributes are the defaults, and how
+    the state of an account is told.
+auth.identity.<name>.urls
+    `ldap`: `ldaps://host:636`, or `ldap://host:389` with `start_tls`; several servers of one directory are asked in
+    turn. Without TLS only on this machine.
+auth.identity.<name>.start_tls
+    `ldap`: begin TLS before anything else; a server that cannot is not used.
+auth.identity.<name>.bind_dn
+    `ldap`: the account that searches. It needs no rights but to read.
+auth.identity.<name>.bind_password
+    `ldap`: its password. The service does not start where the directory refuses it.
+auth.identity.<name>.user_base
+    `ldap`: the DN below which people are.
+auth.identity.<name>.user_filter
+    `ldap`: finds a person by `{username}`, which stands for a whole value: `(uid={username})`. Who is not found by it
+    cannot sign in, nor refresh. Default: `inetOrgPerson` by `uid`; Active Directory: `user` by `sAMAccountName`.
+auth.identity.<name>.username_attribute
+    `ldap`: the attribute that people are called by. Default: `uid`; Active Directory: `sAMAccountName`.
+auth.identity.<name>.subject_attribute
+    `ldap`: the attribute that names a person for ever and is never given to another. Default: `entryUUID`; Active
+    Directory: `objectGUID`.
+auth.identity.<name>.group_base
+    `ldap`: the DN below which groups are searched for. Without it, the person's `memberOf` is read, and groups are
+    named by their DNs.
+auth.identity.<name>.group_filter
+    `ldap`: finds the groups that `{dn}` is a member of; or `{username}`. Default: `member` or `uniqueMember`; Active
+    Directory: `member`.
+auth.identity.<name>.group_name_attribute
+    `ldap`: the attribute that names a group, or `dn`. A name that two groups below `group_base` have counts for
+    neither. Default: `cn`; Active Directory: `sAMAccountName`.
+auth.identity.<name>.nested_groups
+    `ldap`: whether the groups that a group is in count for its members; needs `group_base`.
+auth.identity.<name>.connect_timeout_seconds
+    `ldap`: how long connecting may take, TLS with it.
+auth.identity.<name>.operation_timeout_seconds
+    `ldap`: how long one answer may take. A sign-in takes 10 seconds at most.
+auth.identity.<name>.pool_size
+    `ldap`: sign-ins and checks at one time, each with a connection; further ones wait.
 auth.identity.<name>.ca_file
-    `oidc`: certificate authorities to trust beside the system's, PEM.
+    `oidc`: certificate authorities to trust beside the system's, PEM. `ldap`: the only ones to trust.
 auth.identity.<name>.plugin
     `plugin`: `package.module:factory`.
 auth.identity.<name>.certificate_names

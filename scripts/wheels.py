@@ -1,5 +1,7 @@
 """Proves that every pinned package has a wheel wherever Keystile runs: nobody needs a compiler.
 
+But for identities of kind ldap: python-ldap has none, so requirements/ldap.txt is not among these files.
+
 Asks the package index, as set up on this machine, for each platform and Python, and installs nothing.
 """
 

@@ -1,5 +1,6 @@
 """What every test may ask for: a real store, a real authorization server, Docker, Chromium."""
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -43,6 +44,15 @@ def _cluster_problem() -> str | None:
     return f"no {', no '.join(missing)} on PATH" if missing else _docker_problem()
 
 
+def _ldap_problem() -> str | None:
+    if importlib.util.find_spec("ldap") is not None:
+        return None
+    return (
+        "no python-ldap in .venv (`make test` installs it where a C compiler and the headers of Python, libldap and "
+        "libsasl2 are; on Debian these are gcc, libc6-dev, python3-dev, libldap-dev and libsasl2-dev)"
+    )
+
+
 @cache
 def _chromium() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _CHROMIUM_NAMES)), None)
@@ -61,6 +71,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         missing = f"no Chromium (looked for {', '.join(_CHROMIUM_NAMES)}, or set CHROMIUM)"
     elif item.get_closest_marker("node"):
         missing = node.problem()
+    if not missing and item.get_closest_marker("ldap"):
+        missing = _ldap_problem()
     if missing and _IN_CI:
         pytest.fail(f"CI runs every test, but: {missing}", pytrace=False)
     if missing:

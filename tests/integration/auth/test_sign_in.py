@@ -158,6 +158,28 @@ def test_too_many_wrong_passwords_of_one_user_are_answered_429_and_then_the_righ
     assert server.tokens(server.register().id)["token_type"] == "Bearer"
 
 
+def test_spellings_that_a_directory_takes_for_one_name_are_counted_as_one(start_auth_server: StartAuthServer) -> None:
+    server = start_auth_server(
+        sign_in={"failures_per_5_minutes_and_user": 1, "failures_per_5_minutes_and_address": 100_000}
+    )
+    person = server.person("jose garcia of this test")
+    page = login_page(server, person)
+    names = (
+        "jose garcia of this test",
+        " JOSE  garcia of this test ",
+        "jos\u00e9 garcia of this test",
+        "jose\u0301 garcia of this test",
+        "\uff4aose garcia of this test",
+        "jo\u00adse garcia of this test",
+        "jo\u200bse\ufe0f garcia\u00a0of this test",
+    )
+    statuses = [
+        person.submit(form(page, "/login"), username=name, password="wrong").status_code
+        for name in (*names, "josef garcia of this test")
+    ]
+    assert statuses == [401, *[429] * (len(names) - 1), 401]
+
+
 def test_signing_in_often_is_no_failure(start_auth_server: StartAuthServer) -> None:
     limits = {"failures_per_5_minutes_and_user": 2, "failures_per_5_minutes_and_address": 100_000}
     server = start_auth_server(sign_in=limits)

@@ -33,7 +33,7 @@ def test_local_users_alone_are_the_default() -> None:
         ({"a/b": OIDC}, "should match pattern"),
         ({"local": OIDC}, "and no other, has the kind local"),
         ({"staff": {"kind": "local"}}, "and no other, has the kind local"),
-        ({"corp": {"kind": "ldap"}}, "Input should be"),
+        ({"corp": {"kind": "kerberos"}}, "Input should be"),
         ({"corp": {"kind": "oidc", "client_id": "x"}}, "issuer is missing"),
         ({"corp": {"kind": "oidc", "issuer": "https://id.example.com"}}, "client_id is missing"),
         ({"corp": {**OIDC, "issuer": "http://id.example.com"}}, "must be https"),

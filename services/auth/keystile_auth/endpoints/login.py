@@ -1,5 +1,7 @@
 """Signing in with a name and a password; or without a page, where a front proxy says who somebody is."""
 
+import unicodedata
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,6 +22,7 @@ from keystile_auth.store.users import LOCAL, User
 from keystile_common.metrics import AuthMetrics
 
 _WINDOW_SECONDS = 300
+_MARKS = {"Mn", "Me"}
 _WRONG = "The user name or the password is wrong."
 
 
@@ -91,15 +94,20 @@ class LoginEndpoint:
             limited = self._page.show(browser, identifier, asked, username=username, error=sentence, status=429)
             limited.headers["Retry-After"] = str(wait)
             return limited
+        why, error, status = "", _WRONG, 401
         try:
             user = await self._verify(name, username, parameters.get("password", ""))
+        except SignInRefusedError as refused:
+            user, why = None, refused.reason
+            if refused.sentence:
+                error, status = f"{self._identities.title(name)} did not sign you in: {refused.sentence}.", 403
         except IdentityUnavailableError as away:
             self._page.record(name, "unavailable", None, asked, ip)
             sentence = f"{away.title} does not answer at the moment. Try again in a minute."
             return self._page.show(browser, identifier, asked, username=username, error=sentence, status=503)
         if user is None:
-            self._page.record(name, "failure", None, asked, ip)
-            return self._page.show(browser, identifier, asked, username=username, error=_WRONG, status=401)
+            self._page.record(name, "failure", None, asked, ip, why)
+            return self._page.show(browser, identifier, asked, username=username, error=error, status=status)
         await self._uncount_try(username, ip)
         signed_in = await self._browsers.sign_in(request, browser, user)
         if identifier and asked:
@@ -122,7 +130,7 @@ class LoginEndpoint:
             return None
         if len(username) > MAX_USERNAME_CHARACTERS or len(password) > MAX_PASSWORD_CHARACTERS:
             return None
-        identity = await self._identities.plugins[name].authenticate(username, password)
+        identity = await self._identities.shown_passwords(name).authenticate(username, password)
         if identity is None:
             return None
         try:
@@ -148,9 +156,21 @@ class LoginEndpoint:
 
     def _bounds(self, username: str, ip: str) -> list[tuple[str, str, int]]:
         return [
-            ("login-user", username.casefold(), self._settings.failures_per_5_minutes_and_user),
+            ("login-user", _folded(username), self._settings.failures_per_5_minutes_and_user),
             ("login-address", ip, self._settings.failures_per_5_minutes_and_address),
         ]
+
+
+def _folded(username: str) -> str:
+    """A name as the most tolerant directory compares it (RFC 4518, Active Directory): all spellings count as one.
+
+    Without accents, widths, case, what cannot be seen, and spaces that mean nothing.
+    """
+    plain = unicodedata.normalize("NFKD", username)
+    seen = (
+        each for each in plain if each.isspace() or (each.isprintable() and unicodedata.category(each) not in _MARKS)
+    )
+    return " ".join("".join(seen).casefold().split())
 
 
 def signed_in_user(browser: Browser) -> User:

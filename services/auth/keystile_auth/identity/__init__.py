@@ -1,4 +1,4 @@
-"""Who is this? Each identity answers: local users, OpenID providers, plugins."""
+"""Who is this? Each identity answers: local users, OpenID providers, directories, plugins."""
 
 from keystile_auth.identity.answer import Identity
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from keystile_auth.identity import ldap
 from keystile_auth.identity.answer import (
     Identity,
     IdentityGoneError,
@@ -31,7 +32,10 @@ from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
 from keystile_common.client_certificate import ClientCertificate
 from keystile_common.metrics import JwksMetrics
 
-_WITH_PASSWORDS = {"local", "plugin"}
+if TYPE_CHECKING:
+    from keystile_auth.identity.ldap.identity import LdapIdentity
+
+_WITH_PASSWORDS = {"local", "ldap", "plugin"}
 _CLAIM_SECONDS = 30
 _ASK_SECONDS = 15.0
 _WAIT_SECONDS = 10.0
@@ -52,7 +56,7 @@ class Identities:
         metrics: counts fetches of providers' keys.
 
     Raises:
-        PluginError: a plugin cannot be loaded.
+        SettingsError: a plugin cannot be loaded, or what a directory needs is not there.
     """
 
     def __init__(
@@ -74,11 +78,14 @@ class Identities:
         self._clock = clock
         self._open = AsyncExitStack()
         self.providers: dict[str, Provider] = {}
+        self.directories: dict[str, LdapIdentity] = {}
         self.plugins: dict[str, PluginIdentity] = {}
         self.header: HeaderIdentity | None = None
         for name, each in settings.items():
             if each.kind == "plugin":
                 self.plugins[name] = PluginIdentity(name, each)
+            elif each.kind == "ldap":
+                self.directories[name] = ldap.directory(name, each)
             elif each.preset == "github":
                 self.providers[name] = GithubProvider(name, each, f"{callback}/{name}", clock)
             elif each.kind == "oidc":
@@ -87,8 +94,13 @@ class Identities:
                 self.header = HeaderIdentity(name, each, clock)
 
     async def __aenter__(self) -> Self:
-        for provider in self.providers.values():
-            await self._open.enter_async_context(provider)
+        async with AsyncExitStack() as opened:
+            for provider in self.providers.values():
+                await opened.enter_async_context(provider)
+            for directory in self.directories.values():
+                opened.callback(directory.close)
+                await directory.start()
+            self._open = opened.pop_all()
         return self
 
     async def __aexit__(
@@ -96,6 +108,10 @@ class Identities:
     ) -> None:
         await self._open.aclose()
         self.local.close()
+
+    def shown_passwords(self, name: str) -> "LdapIdentity | PluginIdentity":
+        """The identity that is to see a name and a password; local users are `local`'s."""
+        return self.directories.get(name) or self.plugins[name]
 
     @property
     def with_passwords(self) -> dict[str, str]:
@@ -242,11 +258,10 @@ class Identities:
         return heard
 
     async def _answer(self, user: User) -> SignIn:
-        plugin = self.plugins.get(user.identity)
-        if plugin is None:
+        if user.identity in self.providers:
             credential = self._opened(user)
             return await self.providers[user.identity].recheck(user.subject, credential)
-        identity: Identity | None = await plugin.find(user.subject)
+        identity: Identity | None = await self.shown_passwords(user.identity).find(user.subject)
         if identity is None:
             raise IdentityGoneError("not found")
         return SignIn(identity)
@@ -272,17 +287,16 @@ class Identities:
         return self._clock() - user.checked < settings.recheck_seconds
 
     def _can_ask(self, user: User) -> bool:
-        plugin = self.plugins.get(user.identity)
-        if plugin is not None:
-            return plugin.can_find and user.checked > 0
-        return bool(user.credential) and user.identity in self.providers
+        if user.identity in self.providers:
+            return bool(user.credential)
+        asked = self.directories.get(user.identity) or self.plugins.get(user.identity)
+        return asked is not None and asked.can_find and user.checked > 0
 
     def _sub(self, name: str, subject: str) -> str:
         # Name, issuer and subject: the same subject of another identity, or of another server that took this one's
         # name, is another user. A local user's is shorter, so none is like it.
         settings = self._settings[name]
-        issuer = settings.issuer_url if settings.kind == "oidc" else settings.plugin
-        text = json.dumps([settings.kind, name, issuer, subject])
+        text = json.dumps([settings.kind, name, _issuer(settings), subject])
         return f"user_{base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()}"
 
     def _sealed(self, sub: str, credential: str) -> str:
@@ -295,3 +309,13 @@ class Identities:
             return self._master_key.decrypt(f"identity credential {user.sub}", user.credential).decode()
         except (WrongMasterKeyError, ValueError):
             raise SignInAgainError from None
+
+
+def _issuer(settings: IdentitySettings) -> str | None:
+    """What tells one server that bears an identity's name from another."""
+    if settings.kind == "oidc":
+        return settings.issuer_url
+    if settings.kind == "ldap":
+        # Servers of a directory come and go, and what they call somebody is the same at all of them.
+        return settings.subject.lower()
+    return settings.plugin

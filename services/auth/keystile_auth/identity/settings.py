@@ -1,10 +1,10 @@
 """What an operator says of an identity."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, model_validator
 
+from keystile_auth.identity.ldap.settings import LdapSettings
 from keystile_common.settings import HostName, PublicUrl, Section
 
 Preset = Literal["generic", "google", "entra", "okta", "keycloak", "auth0", "github"]
@@ -35,6 +35,7 @@ _OF_OIDC = {
 _OF_KIND = {
     "local": set[str](),
     "oidc": _OF_OIDC | {"domains", "recheck_seconds", "recheck_allowance_seconds"},
+    "ldap": {*LdapSettings.model_fields, "recheck_seconds", "recheck_allowance_seconds"},
     "plugin": {"plugin", "recheck_seconds", "recheck_allowance_seconds"},
     "header": {
         "certificate_names",
@@ -48,14 +49,18 @@ _OF_KIND = {
 }
 
 
-class IdentitySettings(Section):
+class _AnyIdentity(Section):
+    kind: Literal["local", "oidc", "ldap", "plugin", "header"]
+    title: str | None = Field(default=None, min_length=1, max_length=80)
+
+
+class IdentitySettings(LdapSettings, _AnyIdentity):
     """Who says who somebody is; by default local users alone ([how to set each up](identity.md)).
 
-    `kind` is `local`, `oidc`, `plugin` or `header`; the others of these settings are for the kind that they speak of.
+    `kind` is `local`, `oidc`, `ldap`, `plugin` or `header`; the others of these settings are for the kind that they
+    speak of.
     """
 
-    kind: Literal["local", "oidc", "plugin", "header"]
-    title: str | None = Field(default=None, min_length=1, max_length=80)
     domains: list[HostName] = []
     preset: Preset = "generic"
     issuer: PublicUrl | None = None
@@ -67,7 +72,6 @@ class IdentitySettings(Section):
     groups_claim: str | None = None
     required_claims: dict[str, list[str]] = {}
     anyone: bool = False
-    ca_file: Path | None = None
     plugin: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     certificate_names: list[CertificateName] = []
     user_header: HeaderName = "X-Remote-User"
@@ -88,6 +92,8 @@ class IdentitySettings(Section):
             raise ValueError("plugin is missing: package.module:factory")
         if self.kind == "oidc":
             self._check_oidc()
+        if self.kind == "ldap":
+            self.check_ldap()
         if self.kind == "header":
             self._check_header()
         return self
