@@ -38,7 +38,8 @@ Each service reads its own settings once, when it starts:
 3. over both, environment variables that begin with `KEYSTILE_`.
 
 A setting has one name. `store.url` in YAML is `KEYSTILE_STORE__URL` in the environment and a file `store__url` in the
-secrets folder: dots become two underscores. In the environment, lists and maps are written as YAML or JSON:
+secrets folder: dots become two underscores. An item of a list goes by its number, from 0, where the YAML file has it:
+`trusted_issuers__0__introspection__client_secret`. In the environment, lists and maps are written as YAML or JSON:
 `KEYSTILE_TRUSTED_PROXIES='[10.0.0.0/8]'`. `<name>` stands for a name that you choose, in lower case where a variable
 is to reach it.
 
@@ -395,6 +396,8 @@ mcp.drain_seconds
 embedded.resource
     The resource identifier, and the public URL of the MCP endpoint; `/mcp` at the issuer's origin by default. It has
     the issuer's origin, and a path that the authorization server does not use.
+embedded.user_scopes
+    The scopes that users may be granted at this process's own server, as `user_scopes` of `resources`.
 embedded.mcp_sessions
     The MCP server's `sessions`.
 embedded.data_dir

@@ -21,7 +21,7 @@ A URL that clients see, by the rule that the services have for one: https, or ht
 issuer: is required: the public URL of the authorization server, such as --set issuer=https://auth.example.com
 {{- else }}
 {{ include "keystile.check.url" (dict "name" "issuer" "url" .Values.issuer) }}
-{{- if hasSuffix "/" .Values.issuer }}
+{{- if and (hasSuffix "/" .Values.issuer) (ne .Values.topology "external") }}
 issuer: {{ .Values.issuer }} must not end with a slash
 {{- end }}
 {{- end }}
@@ -30,8 +30,89 @@ issuer: {{ .Values.issuer }} must not end with a slash
 {{/* The Secret. Argument: the chart's context. */}}
 {{- define "keystile.check.secret" -}}
 {{- if not .Values.existingSecret }}
+{{- with include "keystile.secretCommand" . }}
 existingSecret: is required. Make the Secret with this command, then give --set existingSecret=keystile:
-    {{ include "keystile.secretCommand" . }}
+    {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What another topology has no use for. Argument: the chart's context. */}}
+{{- define "keystile.check.topology" -}}
+{{- $topology := .Values.topology -}}
+{{- $auth := .Values.auth -}}
+{{- if eq $topology "external" }}
+{{- $store := or $auth.store.url $auth.store.sentinels $auth.store.cluster -}}
+{{- $said := dict "auth.clients" $auth.clients "auth.identity" $auth.identity "auth.settings" $auth.settings "auth.store" $store "network.tls.authSecret" .Values.network.tls.authSecret "network.publicIntrospection" .Values.network.publicIntrospection }}
+{{- range $name, $value := $said }}
+{{- if $value }}
+{{ $name }}: is for Keystile's own authorization server; topology is external
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if eq $topology "embedded" }}
+{{- if .Values.network.tls.authSecret }}
+network.tls.authSecret: the authorization server has no pod of its own in the topology embedded; network.tls.serverSecrets is for the one there is
+{{- end }}
+{{- if .Values.network.tls.valkeySecret }}
+network.tls.valkeySecret: the topology embedded has no Valkey of its own pod
+{{- end }}
+{{- if .Values.mcp.sessionStore.url }}
+mcp.sessionStore: sessions cannot be shared in the topology embedded
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The topology embedded. Argument: dict root, model, servers (resolved). */}}
+{{- define "keystile.check.embedded" -}}
+{{- $here := list -}}
+{{- range $name, $server := .servers }}{{- if $server.deploy }}{{- $here = append $here $name }}{{- end }}{{- end }}
+{{- if ne (len $here) 1 }}
+servers: the topology embedded has one server in its pod, and {{ len $here | eq 0 | ternary "none is there" (printf "%s are several" (join ", " $here)) }}; others have deploy: false, or topology: separate
+{{- else }}
+{{- $name := first $here }}
+{{- $server := get .servers $name }}
+{{- $at := printf "servers.%s" $name }}
+{{- $origin := regexFind "^[a-z]+://[^/]*" .model.issuer.url }}
+{{- if ne $origin (regexFind "^[a-z]+://[^/]*" $server.uri) }}
+{{ $at }}: {{ $server.uri }} must begin with {{ $origin }}, as issuer does: one pod has one public origin
+{{- end }}
+{{- if and .model.store.inPod (or $server.autoscaling.enabled (gt (int $server.replicas) 1)) }}
+{{ $server.autoscaling.enabled | ternary "mcp.autoscaling" "mcp.embedded.replicas" }}: several pods need a store elsewhere, since the one in a pod is that pod's alone: auth.store.url, sentinels or cluster
+{{- end }}
+{{- range list "secretKey" "jwks" "jwks_uri" "access_token" "default_scopes" }}
+{{- if get $server . }}
+{{ $at }}.{{ . }}: the server is in one pod with the authorization server, which looks tokens up itself
+{{- end }}
+{{- end }}
+{{- range $setting := keys $server.settings }}
+{{- if not (has $setting (list "allowed_origins" "resource_documentation" "drain_seconds" "sessions")) }}
+{{ $at }}.settings.{{ $setting }}: there is nobody to ask in the topology embedded
+{{- end }}
+{{- end }}
+{{- if eq $server.sessions "shared" }}
+{{ $at }}.settings.sessions: cannot be shared in the topology embedded; process for one pod, none for several
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* How people sign in. Argument: dict root, told (of keystile.identities). */}}
+{{- define "keystile.check.identities" -}}
+{{ include "keystile.check.files" (dict "at" "auth" "files" (.told.files | default dict)) }}
+{{- range $name, $identity := .root.Values.auth.identity }}
+{{- $at := printf "auth.identity.%s" $name }}
+{{- if ne (eq $name "local") (eq $identity.kind "local") }}
+{{ $at }}: the identity local, and no other, has the kind local
+{{- end }}
+{{- $needs := dict }}
+{{- if eq $identity.preset "github" }}{{- $_ := set $needs "clientSecretKey" "GitHub has no clients without a secret" }}{{- end }}
+{{- if $identity.bind_dn }}{{- $_ := set $needs "bindPasswordKey" "bind_dn signs in with a password" }}{{- end }}
+{{- range $key, $reason := $needs }}
+{{- if not (get $identity $key) }}
+{{ $at }}.{{ $key }}: {{ $reason }}; name the key of existingSecret that has it, such as --set {{ $at }}.{{ $key }}={{ $name }}-secret, and make the Secret with
+    {{ include "keystile.secretCommand" $.root }} --from-literal={{ $name }}-secret="…"
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -64,11 +145,14 @@ auth.store.sentinel_master: is required with sentinels; it is the name in their 
 {{- if and (not $store.sentinels) (or $store.sentinel_master $store.sentinel_username $store.sentinelPasswordKey) }}
 auth.store.sentinels: is required with sentinel_master, sentinel_username or sentinelPasswordKey
 {{- end }}
-{{- if and $model.own (not $store.passwordKey) }}
+{{- if and $model.own (ne .Values.topology "external") (not $store.passwordKey) }}
 auth.store.passwordKey: the release's own Valkey needs a password; name the key of existingSecret that has it
 {{- end }}
 {{- if and $model.own $store.username }}
 auth.store.username: is for a store elsewhere; the release's own Valkey has none
+{{- end }}
+{{- if and $model.inPod $store.username }}
+auth.store.username: is for a store elsewhere; the one in the pod has none
 {{- end }}
 {{- if and $store.tls (not $store.sentinels) (not $store.cluster) }}
 auth.store.tls: is for sentinels and cluster; url says it with rediss://
@@ -95,7 +179,7 @@ auth.metadataDocuments.ca: name a secret or a configMap, not both
 {{/* The way in. Argument: the chart's context. */}}
 {{- define "keystile.check.network" -}}
 {{- $host := (urlParse (.Values.issuer | default "https://issuer.invalid")).hostname -}}
-{{- if and (or .Values.network.ingress.enabled .Values.network.gateway.enabled) (or (contains ":" $host) (regexMatch "^[0-9.]+$" $host)) }}
+{{- if and (ne .Values.topology "external") (or .Values.network.ingress.enabled .Values.network.gateway.enabled) (or (contains ":" $host) (regexMatch "^[0-9.]+$" $host)) }}
 network: {{ $host }} in issuer is an address; an Ingress or HTTPRoute needs a host name there
 {{- end }}
 {{- if and .Values.network.gateway.enabled (not .Values.network.gateway.parentRefs) }}
@@ -145,7 +229,7 @@ observability.traces.otlp_endpoint: {{ . }} must be an OTLP/HTTP URL such as htt
 
 {{/*
 One MCP server.
-  Argument: dict name, server (resolved, with its uri), model (issuer and the paths of auth).
+  Argument: dict name, server (resolved, with its uri), model (issuer and the paths of auth), identity (by name).
 */}}
 {{- define "keystile.check.server" -}}
 {{- $at := printf "servers.%s" .name -}}
@@ -168,14 +252,54 @@ One MCP server.
 {{- end }}
 {{- end }}
 {{- end }}
+{{ include "keystile.check.files" (dict "at" (printf "%s.settings" $at) "files" $server.told.files) }}
+{{- $isExternal := eq .model.topology "external" }}
 {{- $proofs := len (compact (list $server.secretKey $server.jwks_uri (empty $server.jwks | ternary "" "jwks"))) }}
-{{- if and (not $server.deploy) (ne $proofs 1) }}
+{{- if $isExternal }}
+{{- if not $server.deploy }}
+{{ $at }}.deploy: a server that runs elsewhere has nothing here; topology is external
+{{- end }}
+{{- if not (or $server.resource $server.host) }}
+{{ $at }}: say where it is: resource (the whole URL), or host; issuer's host is the provider's
+{{- end }}
+{{- range list "jwks" "jwks_uri" "access_token" "default_scopes" "user_scopes" }}
+{{- if get $server . }}
+{{ $at }}.{{ . }}: is for Keystile's own authorization server; topology is external
+{{- end }}
+{{- end }}
+{{- else if and (not $server.deploy) (ne $proofs 1) }}
 {{ $at }}: a server that runs elsewhere (deploy: false) needs one of secretKey, jwks and jwks_uri as its proof at /introspect
 {{- else if and $server.deploy (or $server.jwks $server.jwks_uri) }}
 {{ $at }}.{{ $server.jwks | empty | ternary "jwks_uri" "jwks" }}: only for a server that runs elsewhere (deploy: false)
 {{- end }}
-{{- if and (eq (dig "validation" "" $server.settings) "jwks") (ne ($server.access_token | default "") "jwt") }}
+{{- if eq .model.topology "separate" }}
+{{- $settings := $server.settings | default dict }}
+{{- $others := list }}
+{{- range list "authorization_server" "provider" "audience" "scope_prefix" "scope_claim" }}
+{{- if get $settings . }}{{- $others = append $others . }}{{- end }}
+{{- end }}
+{{- range $section := list "introspection" "jwks" }}
+{{- range list "url" "client_id" "privateKey" "ca" }}
+{{- if dig $section . "" $settings }}{{- $others = append $others (printf "%s.%s" $section .) }}{{- end }}
+{{- end }}
+{{- end }}
+{{- range $others }}
+{{ $at }}.settings.{{ . }}: is for an authorization server of others; set topology to external
+{{- end }}
+{{- if and (eq ($settings.validation | default "") "jwks") (ne ($server.access_token | default "") "jwt") }}
 {{ $at }}.access_token: settings.validation is jwks, which needs access_token jwt; opaque tokens are introspected
+{{- end }}
+{{- end }}
+{{- range $who, $granted := $server.user_scopes }}
+{{- $identity := splitList "/" $who | first }}
+{{- if not (hasKey ($.identity | default (dict "local" true)) $identity) }}
+{{ $at }}.user_scopes.{{ $who }}: there is no identity {{ $identity }}; they are {{ keys ($.identity | default (dict "local" true)) | sortAlpha | join ", " }}
+{{- end }}
+{{- range $granted }}
+{{- if not (hasKey $server.scopes .) }}
+{{ $at }}.user_scopes.{{ $who }}: {{ . }} is not among its scopes; they are {{ keys $server.scopes | sortAlpha | join ", " }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- range $server.required_scopes }}
 {{- if not (hasKey $server.scopes .) }}

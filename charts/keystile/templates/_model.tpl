@@ -2,40 +2,51 @@
 The release, worked out once: every URL taken apart, every MCP server with its defaults. Each template begins with it,
 so nothing is rendered from values that cannot be right; all problems are said at once.
 
+  topology
   issuer:  {url, host, path}
-  auth:    {name, paths: [{path, type}], address, introspection, jwks (all three as pods reach them), identities (whether
-           anyone proves itself by a service account), testClient (whether helm test gets a token)}
-  store:   {own, tls, ca, settings, ports}
-  servers: {name: the entry of `servers` over `mcp`, with uri, uriHost, uriPath, isReference, fullname, identity,
-           metadataPaths, sessions}
+  auth:    {name, component, server (the last two as of keystile.scheme: whose pod it is in), port, paths: [{path, type}],
+           address, introspection, jwks (all three as pods reach them), identities (whether anyone proves itself by a
+           service account), testClient (whether helm test gets a token), identity (how people sign in)}; of an external
+           one there are no paths, and no address
+  store:   {own, inPod (both: whether it is the release's), tls, ca, password, settings, ports}
+  servers: {name: the entry of `servers` over `mcp`, with uri, uriHost, uriPath, isReference, fullname, identity, issuer,
+           metadataPaths, sessions, told (its settings, as of keystile.told)}
   sessionStore: {own, url, username, ca, port}, or {} where there is none
 */}}
 {{- define "keystile.model" -}}
 {{- $root := . -}}
+{{- $topology := .Values.topology -}}
 {{- $url := urlParse (.Values.issuer | default "https://issuer.invalid") -}}
 {{- $issuer := dict "url" .Values.issuer "host" $url.hostname "path" (trimSuffix "/" $url.path) -}}
-{{- $auth := dict
-      "name" (printf "%s-auth" .Release.Name)
-      "paths" (include "keystile.auth.paths" (dict "prefix" $issuer.path "introspection" .Values.network.publicIntrospection) | fromYamlArray)
-      "address" (include "keystile.address" (dict "root" . "component" "auth" "name" (printf "%s-auth" .Release.Name) "port" 3001)) -}}
+{{- $entries := .Values.servers -}}
+{{- if and .Values.resource (not $entries) }}{{- $entries = dict "mcp" (dict "resource" .Values.resource) }}{{- end -}}
+{{- $auth := dict "name" (printf "%s-auth" .Release.Name) "component" "auth" "server" "" "port" 3001 "paths" list -}}
+{{- if eq $topology "embedded" -}}
+{{- $own := include "keystile.embeddedServer" (dict "entries" $entries) -}}
+{{- $auth = merge (dict "name" (printf "%s-%s" .Release.Name $own) "component" "mcp" "server" $own "port" 3232) $auth -}}
+{{- end -}}
+{{- if ne $topology "external" -}}
+{{- $_ := set $auth "paths" (include "keystile.auth.paths" (dict "prefix" $issuer.path "introspection" .Values.network.publicIntrospection) | fromYamlArray) -}}
+{{- $_ := set $auth "address" (include "keystile.address" (dict "root" . "component" $auth.component "server" $auth.server "name" $auth.name "port" $auth.port)) -}}
 {{- $_ := set $auth "introspection" (printf "%s%s/introspect" $auth.address $issuer.path) -}}
 {{- $_ := set $auth "jwks" (printf "%s%s/jwks" $auth.address $issuer.path) -}}
-{{- $model := dict "issuer" $issuer "auth" $auth "store" (include "keystile.store" . | fromYaml) "sessionStore" (include "keystile.sessionStore" . | fromYaml | default dict) -}}
+{{- end -}}
+{{- $_ := set $auth "identity" (include "keystile.identities" . | fromYaml) -}}
+{{- $model := dict "topology" $topology "issuer" $issuer "auth" $auth "store" (include "keystile.store" . | fromYaml) "sessionStore" (include "keystile.sessionStore" . | fromYaml | default dict) -}}
 
 {{- $problems := list
       (include "keystile.check.issuer" .)
+      (include "keystile.check.topology" .)
       (include "keystile.check.secret" .)
       (include "keystile.check.release" .)
       (include "keystile.check.store" .)
       (include "keystile.check.documents" .)
+      (include "keystile.check.identities" (dict "root" . "told" $auth.identity))
       (include "keystile.check.network" .)
       (include "keystile.check.observability" .) -}}
 
-{{- $entries := .Values.servers -}}
-{{- if and .Values.resource $entries -}}
+{{- if and .Values.resource .Values.servers -}}
 {{- $problems = append $problems "resource: is short for servers.mcp.resource; give resource or servers, not both" -}}
-{{- else if .Values.resource -}}
-{{- $entries = dict "mcp" (dict "resource" .Values.resource) -}}
 {{- else if not $entries -}}
 {{- $problems = append $problems "resource: is required (or servers, for more than one): the URL of the MCP server, such as --set resource=https://mcp.example.com/mcp" -}}
 {{- end -}}
@@ -44,18 +55,21 @@ so nothing is rendered from values that cannot be right; all problems are said a
 {{- $seen := dict -}}
 {{- range $name, $entry := $entries -}}
 {{- $server := include "keystile.server" (dict "root" $root "name" $name "entry" ($entry | default dict) "issuer" $issuer) | fromYaml -}}
-{{- $problems = append $problems (include "keystile.check.server" (dict "name" $name "server" $server "model" $model)) -}}
+{{- $problems = append $problems (include "keystile.check.server" (dict "name" $name "server" $server "model" $model "identity" $root.Values.auth.identity)) -}}
 {{- $same := $server.uri | trimSuffix "/" | lower -}}
 {{- if hasKey $seen $same -}}
 {{- $problems = append $problems (printf "servers.%s.resource: %s is also that of servers.%s; each needs one of its own" $name $server.uri (get $seen $same)) -}}
 {{- end -}}
 {{- $_ := set $seen $same $name -}}
 {{- if $server.identity -}}{{- $_ := set $auth "identities" true -}}{{- end -}}
-{{- if and $server.deploy $root.Values.auth.testClient -}}{{- $_ := set $auth "testClient" true -}}{{- end -}}
+{{- if and $server.deploy $root.Values.auth.testClient (ne $topology "external") -}}{{- $_ := set $auth "testClient" true -}}{{- end -}}
 {{- $_ := set $servers $name $server -}}
 {{- end -}}
 
 {{- $problems = append $problems (include "keystile.check.tls" (dict "root" . "servers" $servers)) -}}
+{{- if eq $topology "embedded" -}}
+{{- $problems = append $problems (include "keystile.check.embedded" (dict "root" . "model" $model "servers" $servers)) -}}
+{{- end -}}
 {{- range $name, $client := .Values.auth.clients -}}
 {{- $problems = append $problems (include "keystile.check.client" (dict "name" $name "client" $client "servers" $servers)) -}}
 {{- if $client.service_account -}}{{- $_ := set $auth "identities" true -}}{{- end -}}
@@ -80,6 +94,10 @@ so nothing is rendered from values that cannot be right; all problems are said a
 {{- $_ := set $server "metadataPaths" $paths -}}
 {{- end -}}
 {{- $_ := set $model "servers" $servers -}}
+{{/* With an external authorization server Valkey is for shared sessions alone. */}}
+{{- if and (eq $topology "external") (not (and $model.sessionStore.own (include "keystile.sharesSessions" $model))) -}}
+{{- $_ := set $model.store "own" false -}}
+{{- end -}}
 {{- toYaml $model -}}
 {{- end }}
 
@@ -89,7 +107,11 @@ One MCP server: its entry over the defaults in `mcp`.
 */}}
 {{- define "keystile.server" -}}
 {{- $entry := .entry -}}
-{{- $defaults := .root.Values.mcp -}}
+{{- $topology := .root.Values.topology -}}
+{{- $defaults := omit .root.Values.mcp "embedded" -}}
+{{- if eq $topology "embedded" -}}
+{{- $defaults = merge (pick .root.Values.mcp.embedded "image" "replicas" "resources") $defaults -}}
+{{- end -}}
 {{- $server := include "keystile.over" (dict "base" $defaults "over" $entry) | fromYaml -}}
 {{/* A map of quantities or scopes is meant as a whole: half of one and half of the other is nobody's wish. */}}
 {{- $_ := set $server "resources" ($entry.resources | default $defaults.resources) -}}
@@ -118,11 +140,17 @@ One MCP server: its entry over the defaults in `mcp`.
 {{- if not $sessions -}}
 {{- $one := and (eq (int $server.replicas) 1) (not $server.autoscaling.enabled) -}}
 {{- $store := include "keystile.sessionStore" .root | fromYaml -}}
-{{- $sessions = $one | ternary "process" ($store.url | empty | ternary "none" "shared") -}}
+{{- $several := $store.url | empty | ternary "none" "shared" -}}
+{{/* The release's own Valkey is there for nothing else, or not there: whoever wants it says so. */}}
+{{- if or (eq $topology "embedded") (and (eq $topology "external") $store.own) }}{{- $several = "none" }}{{- end -}}
+{{- $sessions = $one | ternary "process" $several -}}
 {{- end -}}
 {{- $_ := set $server "sessions" $sessions -}}
 {{/* How it proves itself at /introspect: by its pod's service account, unless it has a secret or keys. */}}
-{{- if not (or $entry.secretKey $entry.jwks $entry.jwks_uri) -}}
+{{- $_ := set $server "issuer" (dig "authorization_server" .issuer.url ($server.settings | default dict)) -}}
+{{- $_ := set $server "told" (include "keystile.told" (dict "value" ($server.settings | default dict) "path" "") | fromYaml) -}}
+{{- $isOwn := and (eq $topology "embedded") $server.deploy -}}
+{{- if and (ne $topology "external") (not $isOwn) (not (or $entry.secretKey $entry.jwks $entry.jwks_uri)) -}}
 {{- $_ := set $server "identity" (printf "%s/%s-%s" .root.Release.Namespace .root.Release.Name .name) -}}
 {{- end -}}
 {{- toYaml $server -}}
@@ -159,7 +187,9 @@ port that auth connects to. Argument: the chart's context.
 {{- $store := .Values.auth.store -}}
 {{- $settings := dict -}}
 {{- $nodes := concat $store.sentinels $store.cluster -}}
-{{- $own := not (or $store.url $nodes) -}}
+{{- $isEmbedded := eq .Values.topology "embedded" -}}
+{{- $named := not (empty (or $store.url $nodes)) -}}
+{{- $own := and (not $named) (not $isEmbedded) -}}
 {{- $ownTls := and $own .Values.network.tls.valkeySecret -}}
 {{- $ca := dict -}}
 {{- if $ownTls }}{{- $ca = .Values.network.tls.ca -}}{{- else if not $own }}{{- $ca = $store.ca -}}{{- end -}}
@@ -168,7 +198,7 @@ port that auth connects to. Argument: the chart's context.
 {{- with $store.sentinel_username }}{{- $_ := set $settings "sentinel_username" . -}}{{- end -}}
 {{- else if $store.cluster -}}
 {{- $_ := set $settings "cluster" $store.cluster -}}
-{{- else -}}
+{{- else if or $store.url $own -}}
 {{- $valkey := printf "redis://%s-valkey:6379/0" .Release.Name -}}
 {{- if $ownTls }}{{- $valkey = printf "rediss://%s-valkey.%s.svc:6379/0" .Release.Name .Release.Namespace -}}{{- end -}}
 {{- $_ := set $settings "url" ($store.url | default $valkey) -}}
@@ -186,11 +216,15 @@ port that auth connects to. Argument: the chart's context.
 {{- range $nodes }}{{- $ports = append $ports (regexFind "[0-9]+$" .) -}}{{- end -}}
 {{- if $store.sentinels -}}
 {{- $ports = append $ports (toString $store.sentinelServerPort) -}}
-{{- else if not $nodes -}}
+{{- else if $settings.url -}}
 {{- $authority := regexReplaceAll "^rediss?://([^/]*).*$" $settings.url "${1}" -}}
 {{- $ports = list (regexFind ":[0-9]+$" $authority | trimPrefix ":" | default "6379") -}}
 {{- end -}}
 own: {{ $own }}
+inPod: {{ and $isEmbedded (not $named) }}
+{{- if and (or $own $named) (ne .Values.topology "external") }}
+password: {{ $store.passwordKey | quote }}
+{{- end }}
 tls: {{ if $nodes }}{{ $store.tls }}{{ else }}{{ hasPrefix "rediss://" $store.url }}{{ end }}
 {{- if or $ca.secret $ca.configMap }}
 ca: {{ toJson $ca }}
@@ -206,7 +240,8 @@ or another store. Argument: the chart's context.
 {{- define "keystile.sessionStore" -}}
 {{- $store := .Values.mcp.sessionStore -}}
 {{- $auth := include "keystile.store" . | fromYaml -}}
-{{- if $store.url -}}
+{{- if eq .Values.topology "embedded" -}}
+{{- else if $store.url -}}
 own: false
 url: {{ $store.url }}
 username: {{ $store.username | quote }}
@@ -223,6 +258,23 @@ ca: {{ toJson . }}
 {{- end }}
 port: 6379
 {{- end }}
+{{- end }}
+
+{{/* Something if values ask for such sessions in so many words. Argument: the chart's context. */}}
+{{- define "keystile.asksForSharedSessions" -}}
+{{- range append (values .Values.servers) .Values.mcp -}}
+{{- if eq (dig "settings" "sessions" "" (. | default dict)) "shared" -}}yes{{- end -}}
+{{- end -}}
+{{- if .Values.mcp.sessionStore.url -}}yes{{- end -}}
+{{- end }}
+
+{{/* The name of the one server of the topology embedded; the first one's if there are more. Argument: dict entries. */}}
+{{- define "keystile.embeddedServer" -}}
+{{- $names := list -}}
+{{- range $name, $entry := .entries -}}
+{{- if dig "deploy" true ($entry | default dict) }}{{- $names = append $names $name -}}{{- end -}}
+{{- end -}}
+{{- $names | sortAlpha | first | default "mcp" -}}
 {{- end }}
 
 {{/* Something if a server of this release has sessions that its pods share. Argument: the model. */}}
@@ -258,5 +310,6 @@ if it shall be. A path that is not here does not leave the cluster.
 {{/* The port that a URL names or means. Argument: the URL. */}}
 {{- define "keystile.port" -}}
 {{- $url := urlParse . -}}
-{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "https" | ternary "443" "80") -}}
+{{- $usual := dict "https" "443" "http" "80" "ldap" "389" "ldaps" "636" -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (get $usual $url.scheme) -}}
 {{- end }}

@@ -32,26 +32,52 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end }}
 
-{{/* The one command that is asked of whoever installs: it makes the Secret with all that this release reads from it. */}}
-{{- define "keystile.secretCommand" -}}
-{{- $name := .Values.existingSecret | default "keystile" -}}
-{{- $keys := list -}}
-{{- with .Values.auth.store.passwordKey -}}
-{{- $keys = append $keys . -}}
+{{/*
+The keys that this release reads from its Secret: those whose contents whoever installs makes at random, and those that
+somebody else gave. Argument: the chart's context.
+*/}}
+{{- define "keystile.secretKeys" -}}
+{{- $values := .Values -}}
+{{- $random := list -}}
+{{- $given := list -}}
+{{- if ne $values.topology "external" -}}
+{{- $random = append $random "master-key" -}}
 {{- end -}}
-{{- with .Values.auth.store.sentinelPasswordKey -}}
-{{- $keys = append $keys . -}}
+{{- $store := include "keystile.store" . | fromYaml -}}
+{{- $shares := and (include "keystile.sessionStore" . | fromYaml) (or (eq $values.topology "separate") (include "keystile.asksForSharedSessions" .)) -}}
+{{- if or $store.password (and $shares (eq $values.topology "external") (not $values.mcp.sessionStore.url)) -}}
+{{- with $values.auth.store.passwordKey }}{{- $random = append $random . -}}{{- end -}}
 {{- end -}}
-{{- with include "keystile.sessionStore" . | fromYaml -}}
-{{- with $.Values.mcp.sessionStore.passwordKey -}}
-{{- $keys = append $keys . -}}
+{{- with $values.auth.store.sentinelPasswordKey }}{{- $random = append $random . -}}{{- end -}}
+{{- if $shares -}}
+{{- with $values.mcp.sessionStore.passwordKey }}{{- $random = append $random . -}}{{- end -}}
 {{- end -}}
-{{- end -}}
-{{- range concat (values .Values.servers) (values .Values.auth.clients) -}}
+{{- range concat (values $values.servers) (values $values.auth.clients) -}}
 {{- with . }}{{- with .secretKey -}}
-{{- $keys = append $keys . -}}
+{{- if eq $values.topology "external" }}{{- $given = append $given . -}}{{- else }}{{- $random = append $random . -}}{{- end -}}
 {{- end -}}{{- end -}}
 {{- end -}}
-kubectl create secret generic {{ $name }} --namespace {{ .Release.Namespace }} --from-literal=master-key="$(openssl rand -base64 32)"
-{{- range $keys | uniq | sortAlpha }} --from-literal={{ . }}="$(openssl rand -hex 32)"{{ end }}
+{{- $told := list (include "keystile.identities" . | fromYaml) (include "keystile.told" (dict "value" $values.mcp.settings "path" "mcp.settings") | fromYaml) -}}
+{{- range $name, $server := $values.servers -}}
+{{- with ($server | default dict).settings -}}
+{{- $told = append $told (include "keystile.told" (dict "value" . "path" $name) | fromYaml) -}}
+{{- end -}}
+{{- end -}}
+{{- range $told }}{{- $given = concat $given (values (.secrets | default dict)) -}}{{- end -}}
+random: {{ $random | uniq | sortAlpha | toJson }}
+given: {{ $given | uniq | sortAlpha | toJson }}
+{{- end }}
+
+{{/*
+The one command that is asked of whoever installs: it makes the Secret with all that this release reads from it.
+Argument: the chart's context. Nothing where nothing is read.
+*/}}
+{{- define "keystile.secretCommand" -}}
+{{- $keys := include "keystile.secretKeys" . | fromYaml -}}
+{{- if or $keys.random $keys.given -}}
+kubectl create secret generic {{ .Values.existingSecret | default "keystile" }} --namespace {{ .Release.Namespace }}
+{{- if has "master-key" $keys.random }} --from-literal=master-key="$(openssl rand -base64 32)"{{ end }}
+{{- range without $keys.random "master-key" }} --from-literal={{ . }}="$(openssl rand -hex 32)"{{ end }}
+{{- range $keys.given }} --from-literal={{ . }}="…"{{ end }}
+{{- end }}
 {{- end }}

@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -75,7 +76,7 @@ def is_loopback_host(host: str | None) -> bool:
     return host in {"127.0.0.1", "::1", "localhost"}
 
 
-PublicUrl = Annotated[str, AfterValidator(_public_url)]
+PublicUrl = Annotated[str, AfterValidator(_public_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 """An absolute URL that clients see: https, or http on a loopback host. Kept byte for byte as written."""
 
 
@@ -115,9 +116,15 @@ def _host_name(value: str) -> str:
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 Network = Annotated[str, AfterValidator(_network)]
 """An address, or a network in CIDR form."""
-PrivateNetwork = Annotated[str, AfterValidator(_private_network)]
+PrivateNetwork = Annotated[
+    str,
+    AfterValidator(_private_network),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9a-f.:]+(/[0-9]{1,3})?$"}),
+]
 """The same, of a site's own: RFC 1918, RFC 6598 or RFC 4193; never loopback or link-local."""
-HostName = Annotated[str, AfterValidator(_host_name)]
+HostName = Annotated[
+    str, AfterValidator(_host_name), WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"})
+]
 """A DNS name in lower case."""
 
 
@@ -330,14 +337,25 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _set(values: dict[str, Any], path: list[str], text: str, model: type[BaseModel]) -> None:
-    """Put `text` at `path`. Where the setting is a list or map, the text is read as YAML."""
-    node = values
-    for part in path[:-1]:
-        child = node.get(part)
-        if not isinstance(child, dict):
+    """Put `text` at `path`. Where the setting is a list or map, the text is read as YAML.
+
+    An item of a list that is there already goes by its number, from 0: `trusted_issuers__0__introspection__…`.
+    """
+    node: Any = values
+    for depth, part in enumerate(path[:-1]):
+        child = node[int(part)] if isinstance(node, list) else node.get(part)
+        if not (isinstance(child, dict) or _has_item(child, path[depth + 1 : -1])):
             child = node[part] = {}
         node = child
     node[path[-1]] = _read_structure(text) if _is_structured(model, path) else text
+
+
+def _has_item(child: Any, path: list[str]) -> bool:
+    """Whether `child` is a list with a map at the number that `path` begins with."""
+    if not (isinstance(child, list) and path and path[0].isascii() and path[0].isdigit()):
+        return False
+    place = int(path[0])
+    return place < len(child) and isinstance(child[place], dict)
 
 
 def _read_structure(text: str) -> Any:

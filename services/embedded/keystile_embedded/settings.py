@@ -62,6 +62,7 @@ class EmbeddedSettings(AuthSettings):
     )
     required_scopes: list[DeclaredScope] = Field(default=REQUIRED_SCOPES, validate_default=True)
     policy: dict[str, list[DeclaredScope]] = Field(default=POLICY, validate_default=True)
+    user_scopes: dict[str, list[str]] = {}
     allowed_origins: list[Origin] = []
     app: AppName | None = None
     upstream: UpstreamSettings = UpstreamSettings()
@@ -89,7 +90,12 @@ class EmbeddedSettings(AuthSettings):
     @property
     def all_resources(self) -> Mapping[str, ResourceSettings]:
         """This process's own, and those elsewhere."""
-        own = OwnResourceSettings(uri=self.own_resource, title=self.resource_name, scopes=dict(self.scopes))
+        own = OwnResourceSettings(
+            uri=self.own_resource,
+            title=self.resource_name,
+            scopes=dict(self.scopes),
+            user_scopes=self.user_scopes,
+        )
         return {OWN: own, **self.resources}
 
     @property

@@ -19,6 +19,7 @@ class Example(Section):
     deep: Deep = Deep()
     named: dict[str, Deep] = {}
     trusted: list[str] = []
+    many: list[Deep] = []
     required: str
 
 
@@ -56,6 +57,21 @@ def test_a_secret_file_comes_before_the_yaml_file_and_a_variable_before_both(tmp
     assert (settings.deep.size, settings.trusted) == (3, ["yaml"])
 
 
+def test_a_secret_of_an_item_of_a_list_goes_by_its_number(tmp_path: Path) -> None:
+    secrets = {"many__1__secret": "second", "many__0__ports": "[1, 2]"}
+    settings = read(tmp_path, "required: a\nmany: [{size: 3}, {size: 4}]\n", secrets)
+    assert [(each.size, each.ports) for each in settings.many] == [(3, [1, 2]), (4, [])]
+    assert settings.many[1].secret is not None
+    assert settings.many[1].secret.get_secret_value() == "second"
+
+
+@pytest.mark.parametrize("name", ["many__2__secret", "many__-1__secret", "many__x__secret", "many__0", "many__0__ports__0"])
+def test_an_item_that_the_list_does_not_have_is_refused(tmp_path: Path, name: str) -> None:
+    said = problem(tmp_path, "many: [{size: 3}, {size: 4}]\n", {name: "hidden"})
+    assert name in said
+    assert "hidden" not in said
+
+
 def test_a_list_or_map_in_a_variable_is_yaml(tmp_path: Path) -> None:
     settings = read(
         tmp_path, KEYSTILE_REQUIRED="x", KEYSTILE_TRUSTED="[a, b]", KEYSTILE_NAMED="{one: {ports: [1]}}",
@@ -80,7 +96,7 @@ def test_an_unknown_key_is_named_with_its_path_and_a_suggestion(tmp_path: Path) 
     assert "named.one.prots: no such setting; did you mean ports?" in problem(tmp_path, "named: {one: {prots: []}}")
     text = problem(tmp_path, KEYSTILE_DEEP__SISE="1")
     assert "deep.sise (the variable KEYSTILE_DEEP__SISE): no such setting; did you mean size?" in text
-    assert "zzz: no such setting; known here: deep, named" in problem(tmp_path, "zzz: 1")
+    assert "zzz: no such setting; known here: deep, many, named" in problem(tmp_path, "zzz: 1")
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:

@@ -49,6 +49,13 @@ def test_its_own_resource_is_among_those_that_tokens_are_issued_for_and_has_no_s
     assert own.scopes == made.resource_server.scopes == {"mcp:basic": "Use", "a": "A"}
 
 
+def test_scopes_of_users_are_those_of_its_own_resource() -> None:
+    granted = {"local": ["mcp:basic"]}
+    assert settings(user_scopes=granted).all_resources["mcp"].user_scopes == granted
+    with pytest.raises(ValidationError, match="there is no identity corp"):
+        settings(user_scopes={"corp/staff": ["mcp:basic"]})
+
+
 def test_a_machine_client_may_be_set_up_for_its_own_resource() -> None:
     client = {"title": "Job", "resources": [f"{ISSUER}/mcp"], "scopes": ["mcp:jobs"], "secret": "s" * 32}
     assert settings(clients={"job": client}).clients["job"].scopes == ["mcp:jobs"]
@@ -114,7 +121,7 @@ def test_every_setting_of_the_services_is_one_here_by_the_same_name_but_for_thes
     issuer = {"authorization_server", "provider", "audience", "validation", "scope_prefix", "scope_claim"}
     issuer |= {"trusted_issuers", "introspection", "jwks"}
     assert of_both - here == issuer | {"handover", "request_state_key"}
-    assert here - of_both == {"mcp_sessions", "data_dir"}
+    assert here - of_both == {"mcp_sessions", "data_dir", "user_scopes"}
 
 
 def test_every_setting_of_the_resource_server_reaches_it() -> None:

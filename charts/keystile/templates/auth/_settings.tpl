@@ -4,15 +4,19 @@
 {{- $root := .root -}}
 {{- $auth := $root.Values.auth -}}
 {{- $settings := deepCopy $auth.settings -}}
-{{- $_ := set $settings "store" (merge $model.store.settings ($settings.store | default dict)) -}}
+{{- with merge $model.store.settings ($settings.store | default dict) -}}
+{{- $_ := set $settings "store" . -}}
+{{- end -}}
 {{- if or $auth.metadataDocuments.ca.secret $auth.metadataDocuments.ca.configMap -}}
 {{- $documents := dict "ca_file" "/etc/keystile/document-ca/ca.crt" -}}
 {{- $_ := set $settings "metadata_documents" (merge $documents ($settings.metadata_documents | default dict)) -}}
 {{- end -}}
 {{- $resources := dict -}}
-{{- range $name, $server := $model.servers -}}
+{{- $own := eq $model.topology "embedded" | ternary $model.auth.server "" -}}
+{{- range $name, $server := omit $model.servers $own -}}
 {{- $resource := dict "uri" $server.uri "title" $server.title "scopes" $server.scopes -}}
 {{- with $server.default_scopes }}{{- $_ := set $resource "default_scopes" . -}}{{- end -}}
+{{- with $server.user_scopes }}{{- $_ := set $resource "user_scopes" . -}}{{- end -}}
 {{- with $server.access_token }}{{- $_ := set $resource "access_token" . -}}{{- end -}}
 {{- with $server.identity }}{{- $_ := set $resource "service_account" . -}}{{- end -}}
 {{- with $server.jwks }}{{- $_ := set $resource "jwks" . -}}{{- end -}}
@@ -37,10 +41,20 @@ issuer: {{ $model.issuer.url | quote }}
 clients:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with $model.auth.identity.settings }}
+identity:
+  {{- toYaml .identity | nindent 2 }}
+{{- end }}
+{{- with $resources }}
 resources:
-  {{- toYaml $resources | nindent 2 }}
-{{ include "keystile.listen" (dict "root" $root "component" "auth" "port" 3001) }}
-metrics: {host: 0.0.0.0, port: 9464}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if $own }}
+{{- $_ := unset $settings "drain_seconds" }}
+{{ include "keystile.embedded.settings" (dict "server" (get $model.servers $own)) }}
+{{- end }}
+{{ include "keystile.listen" (dict "root" $root "component" $model.auth.component "server" $model.auth.server "port" $model.auth.port) }}
+metrics: {host: 0.0.0.0, port: {{ $own | empty | ternary 9464 9465 }}}
 trusted_proxies: {{ toJson $root.Values.network.trusted_proxies }}
 {{- if $model.auth.identities }}
 # Who signed a service-account token: the cluster's own keys, by its discovery documents.

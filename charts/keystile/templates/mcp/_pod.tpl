@@ -3,6 +3,7 @@
 {{/* Keys of the Secret by the name of the setting that each is. */}}
 {{- define "keystile.mcp.secretKeys" -}}
 {{- $keys := dict -}}
+{{- $keys = merge $keys .server.told.secrets -}}
 {{- with .server.secretKey }}{{- $_ := set $keys "introspection__client_secret" . -}}{{- end -}}
 {{- with (.server.upstream | default dict).bearerKey }}{{- $_ := set $keys "upstream__bearer" . -}}{{- end -}}
 {{- $passwordKey := .root.Values.mcp.sessionStore.passwordKey -}}
@@ -11,7 +12,6 @@
 {{- end }}
 
 {{- define "keystile.mcp.mounts" -}}
-{{- $upstream := .server.upstream | default dict -}}
 {{- if include "keystile.mcp.secretKeys" . | fromYaml }}
 - name: secrets
   mountPath: /var/run/secrets/settings
@@ -21,6 +21,9 @@
 - name: credentials
   mountPath: /var/run/secrets/keystile
   readOnly: true
+{{- end }}
+{{- with include "keystile.files.mount" .server.told.files }}
+{{ . }}
 {{- end }}
 {{- if .root.Values.network.tls.authSecret }}
 - name: ca
@@ -32,6 +35,14 @@
   mountPath: /etc/keystile/store-ca
   readOnly: true
 {{- end }}
+{{- with include "keystile.upstream.mounts" . | trim }}
+{{ . }}
+{{- end }}
+{{- end }}
+
+{{/* What is needed for the server behind this one. */}}
+{{- define "keystile.upstream.mounts" -}}
+{{- $upstream := .server.upstream | default dict -}}
 {{- if $upstream.tokenAudience }}
 - name: upstream-token
   mountPath: /var/run/secrets/upstream
@@ -50,7 +61,6 @@
 {{- end }}
 
 {{- define "keystile.mcp.volumes" -}}
-{{- $upstream := .server.upstream | default dict -}}
 {{- with include "keystile.mcp.secretKeys" . | fromYaml }}
 - name: secrets
   secret:
@@ -65,6 +75,9 @@
 {{- with include "keystile.credentials" (dict "root" .root "server" .server "issuer" .model.issuer.url) }}
 {{ . }}
 {{- end }}
+{{- with include "keystile.files.volume" .server.told.files }}
+{{ . }}
+{{- end }}
 {{- if .root.Values.network.tls.authSecret }}
 # The authority of auth's certificate.
 {{ include "keystile.ca.volume" (dict "name" "ca" "ca" .root.Values.network.tls.ca) }}
@@ -74,6 +87,13 @@
 {{ include "keystile.ca.volume" (dict "name" "store-ca" "ca" .) }}
 {{- end }}
 {{- end }}
+{{- with include "keystile.upstream.volumes" . | trim }}
+{{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "keystile.upstream.volumes" -}}
+{{- $upstream := .server.upstream | default dict -}}
 {{- with $upstream.tokenAudience }}
 - name: upstream-token
   projected:

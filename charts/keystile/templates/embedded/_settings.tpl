@@ -1,0 +1,12 @@
+{{/* What the settings of the topology embedded have beside the authorization server's. Argument: dict server (resolved). */}}
+{{- define "keystile.embedded.settings" -}}
+{{- $settings := omit .server.told.settings "sessions" -}}
+{{- with include "keystile.upstream.settings" .server | fromYaml }}{{- $_ := set $settings "upstream" . }}{{- end -}}
+{{- with .server.user_scopes }}{{- $_ := set $settings "user_scopes" . }}{{- end -}}
+{{ include "keystile.protectedResource" .server }}
+mcp_sessions: {{ .server.sessions }}
+data_dir: /data
+{{- with $settings }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
