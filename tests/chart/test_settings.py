@@ -1,72 +1,45 @@
 """What the chart writes for the services is what the services take, and the other way round."""
 
+import datetime
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from keystile_auth import endpoints
 from keystile_auth.settings import AuthSettings
-from keystile_common.settings import load
+from keystile_common.settings import SettingsT, load
+from keystile_embedded.settings import EmbeddedSettings
 from keystile_mcp.settings import McpSettings
+from tests.chart.manifests import REPOSITORY
 from tests.chart.release import CHART, VARIANTS, Release, render, variant
 
 SCHEMA: dict[str, Any] = yaml.safe_load((CHART / "values.schema.json").read_text())
 
-# Settings that the chart makes from other values, or that make no sense in a cluster.
-MADE_FOR_AUTH = {
-    "issuer", "master_key", "resources", "clients", "listen", "metrics", "trusted_proxies", "audit", "traces", "log",
-    "identity", "kubernetes", "store.url", "store.sentinels", "store.sentinel_master", "store.sentinel_username",
-    "store.sentinel_password", "store.cluster", "store.tls", "store.username", "store.password", "store.ca_file",
-    "store.certificate_file", "store.key_file",
-    "metadata_documents.allow_loopback", "metadata_documents.ca_file",
-}  # fmt: skip
-MADE_FOR_MCP = {
-    "provider", "audience", "scope_prefix", "scope_claim", "trusted_issuers",
-    "app", "request_state_key", "resource", "resource_name", "authorization_server", "scopes", "required_scopes",
-    "policy", "listen", "metrics",
-    "trusted_proxies", "audit", "traces", "log",
-    "jwks.url", "jwks.ca_file",
-    "introspection.url", "introspection.client_id", "introspection.client_secret", "introspection.token_file",
-    "introspection.private_key_file",
-    "introspection.ca_file", "upstream", "handover",
-    "store.url", "store.sentinels", "store.sentinel_master", "store.sentinel_username", "store.sentinel_password",
-    "store.cluster", "store.tls", "store.username", "store.password", "store.ca_file", "store.certificate_file",
-    "store.key_file",
-}  # fmt: skip
+
+def test_the_schema_has_the_settings_that_the_services_have() -> None:
+    script = [sys.executable, REPOSITORY / "scripts" / "chart_schema.py", "--check"]
+    answer = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+    assert answer.returncode == 0, answer.stderr
 
 
-def _names(model: type[BaseModel], prefix: str = "") -> set[str]:
-    names = set()
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            names |= _names(inner, f"{prefix}{name}.")
-        else:
-            names.add(f"{prefix}{name}")
-    return names
+def test_a_setting_that_is_a_secret_or_a_file_is_one_in_the_schema_too() -> None:
+    identity = SCHEMA["definitions"]["identity"]["properties"]
+    assert identity["clientSecretKey"] == {"$ref": "#/definitions/secretKey"}
+    assert identity["ca"] == {"$ref": "#/definitions/file"}
+    assert not {"client_secret", "ca_file"} & set(identity)
 
 
-def _schema_names(schema: dict[str, Any], prefix: str = "") -> set[str]:
-    names = set()
-    for name, inner in schema["properties"].items():
-        names |= _schema_names(inner, f"{prefix}{name}.") if "properties" in inner else {f"{prefix}{name}"}
-    return names
-
-
-def _left_to_values(model: type[BaseModel], made: set[str]) -> set[str]:
-    return {name for name in _names(model) if not {name, name.split(".", maxsplit=1)[0]} & made}
-
-
-@pytest.mark.parametrize(
-    ("definition", "model", "made"),
-    [("authSettings", AuthSettings, MADE_FOR_AUTH), ("mcpSettings", McpSettings, MADE_FOR_MCP)],
-)
-def test_every_setting_has_its_name_in_the_chart_too(definition: str, model: type[BaseModel], made: set[str]) -> None:
-    assert _schema_names(SCHEMA["definitions"][definition]) == _left_to_values(model, made)
+def test_every_kind_of_identity_has_its_own_settings_in_the_schema_and_no_others() -> None:
+    identity = SCHEMA["definitions"]["identity"]
+    kinds = [rule["if"]["properties"]["kind"]["const"] for rule in identity["allOf"]]
+    assert sorted(kinds) == sorted(identity["properties"]["kind"]["enum"])
+    for rule in identity["allOf"]:
+        assert set(rule["then"]["propertyNames"]["enum"]) <= set(identity["properties"])
 
 
 def test_the_schema_is_closed_at_every_level() -> None:
@@ -92,42 +65,105 @@ def test_every_value_has_a_place_in_the_schema() -> None:
     walk(yaml.safe_load((CHART / "values.yaml").read_text()), SCHEMA, "values")
 
 
-def _secrets_of(release: Release, workload: str, folder: Path) -> dict[str, str]:
-    """The files that the pod's Secret volume would hold, with made-up contents."""
+def _workload(release: Release, name: str) -> dict[str, Any]:
+    kinds = ("Deployment", "StatefulSet")
+    (found,) = [release.objects[kind, name] for kind in kinds if (kind, name) in release.objects]
+    return found
+
+
+def _settings(release: Release, name: str, folder: Path, model: type[SettingsT]) -> SettingsT:
+    """The settings as a service's pod would load them, its Secret's contents made up."""
     folder.mkdir()
-    contents = {"master_key": "A" * 43 + "="}
-    volumes = release.get("Deployment", workload)["spec"]["template"]["spec"]["volumes"]
-    for volume in volumes:
-        if volume["name"] in {"secrets", "credentials"}:
-            for item in volume.get("secret", {}).get("items", ()):
-                (folder / item["path"]).write_text(contents.get(item["path"], "s" * 64))
-    return {"KEYSTILE_SECRETS_DIR": str(folder)}
+    (folder / "secrets").mkdir()
+    for volume in _workload(release, name)["spec"]["template"]["spec"]["volumes"]:
+        if volume["name"] == "secrets":
+            for item in volume["secret"]["items"]:
+                (folder / "secrets" / item["path"]).write_text("A" * 43 + "=")
+    (folder / "keystile.yaml").write_text(release.get("ConfigMap", name)["data"]["keystile.yaml"])
+    places = {"KEYSTILE_CONFIG": "keystile.yaml", "KEYSTILE_SECRETS_DIR": "secrets"}
+    return load(model, {variable: str(folder / place) for variable, place in places.items()})
 
 
-def _settings_file(release: Release, name: str, folder: Path) -> dict[str, str]:
-    path = folder / f"{name}.yaml"
-    path.write_text(release.get("ConfigMap", name)["data"]["keystile.yaml"])
-    return {"KEYSTILE_CONFIG": str(path)}
+def _deployed(release: Release) -> list[str]:
+    """The MCP servers in the release, by their names in `servers`."""
+    return [each["metadata"]["labels"]["keystile/server"] for each in release.of_kind("Service") if _is_mcp(each)]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+def _is_mcp(service: dict[str, Any]) -> bool:
+    return "keystile/server" in service["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("name", [each for each in VARIANTS if not each.startswith(("external-v", "embedded"))])
 def test_the_services_take_the_settings_that_the_chart_writes(name: str, tmp_path: Path) -> None:
     release = render(*variant(name))
-    environ = _settings_file(release, "keystile-auth", tmp_path)
-    auth = load(AuthSettings, environ | _secrets_of(release, "keystile-auth", tmp_path / "auth"))
+    auth = _settings(release, "keystile-auth", tmp_path / "auth", AuthSettings)
     assert auth.listen.host == auth.metrics.host == "0.0.0.0"
     assert auth.metrics.port == 9464
-
-    deployed = [key for key in auth.resources if ("Deployment", f"keystile-{key}") in release.objects]
-    assert deployed
-    for key in deployed:
-        environ = _settings_file(release, f"keystile-{key}", tmp_path)
-        mcp = load(McpSettings, environ | _secrets_of(release, f"keystile-{key}", tmp_path / key))
+    assert _deployed(release)
+    for key in _deployed(release):
+        mcp = _settings(release, f"keystile-{key}", tmp_path / key, McpSettings)
         assert mcp.resource == auth.resources[key].uri
         assert mcp.authorization_server == auth.issuer
         assert mcp.scopes == auth.resources[key].scopes
         assert mcp.introspection.client_id == key
         assert mcp.metrics.port == 9465
+
+
+def test_servers_take_the_settings_for_an_authorization_server_of_others(tmp_path: Path) -> None:
+    release = render(*variant("external-values.yaml"))
+    tools, reports, google = (
+        _settings(release, f"keystile-{each}", tmp_path / each, McpSettings) for each in ("tools", "reports", "google")
+    )
+    assert {each.provider for each in (tools, reports)} == {"keycloak"}
+    assert tools.authorization_server == reports.authorization_server == "https://id.example.com/realms/example"
+    assert google.authorization_server == "https://accounts.google.com"
+    assert reports.introspection.client_id == reports.resource
+    assert reports.introspection.client_secret is not None
+    (old,) = reports.trusted_issuers
+    assert (old.issuer, old.until) == ("https://auth.example.com", datetime.date(2027, 3, 1))
+    assert old.introspection.client_secret is not None
+    assert (tools.sessions, reports.sessions, google.sessions) == ("shared", "none", "process")
+
+
+@pytest.mark.parametrize(("name", "own"), [("embedded-values.yaml", True), ("embedded-store-values.yaml", False)])
+def test_one_process_takes_the_settings_of_both(name: str, own: bool, tmp_path: Path) -> None:
+    release = render(*variant(name))
+    settings = _settings(release, "keystile-tools", tmp_path / "embedded", EmbeddedSettings)
+    assert settings.has_own_store is own
+    assert settings.mcp_sessions == ("process" if own else "none")
+    (container,) = _workload(release, "keystile-tools")["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": settings.listen.port, "metrics": settings.metrics.port}
+    assert str(settings.data_dir) in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_identities_and_scopes_of_users_reach_the_settings(tmp_path: Path) -> None:
+    release = render(*variant("embedded-values.yaml"))
+    settings = _settings(release, "keystile-tools", tmp_path / "embedded", EmbeddedSettings)
+    corp = settings.identity["corp"]
+    assert corp.client_secret is not None
+    assert str(corp.ca_file) == "/etc/keystile/files/identity__corp__ca_file"
+    assert settings.all_resources["mcp"].user_scopes["corp/engineering"] == ["mcp:jobs"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_file_that_settings_name_is_mounted(name: str) -> None:
+    release = render(*variant(name))
+    for config in release.of_kind("ConfigMap"):
+        if "keystile.yaml" not in config["data"]:
+            continue
+        pod = _workload(release, config["metadata"]["name"])["spec"]["template"]["spec"]
+        paths = set(re.findall(r"_file: (/etc/keystile/files/\S+)", config["data"]["keystile.yaml"]))
+        (mounts,) = [each["volumeMounts"] for each in pod["containers"]]
+        folders = {each["name"]: each["mountPath"] for each in mounts}
+        there = {
+            f"{folders['files']}/{item['path']}"
+            for volume in pod["volumes"]
+            if volume["name"] == "files"
+            for source in volume["projected"]["sources"]
+            for item in (source.get("configMap") or source["secret"])["items"]
+        }
+        assert paths == there
 
 
 def test_the_reference_server_has_the_scopes_and_policy_that_the_service_gives_it() -> None:

@@ -1,4 +1,4 @@
-"""k8s/examples/embedded.yaml, applied as it is but for its host and image."""
+"""The topology embedded: k8s/examples/embedded-values.yaml, installed as it is but for its host and image."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from tests.e2e.site import Site
 _NAMESPACE = "embedded"
 _HOST = "embedded" + DOMAIN
 _IMAGE = "keystile-embedded:dev"
-_WORKLOAD = "statefulset/keystile"
+_WORKLOAD = "statefulset/keystile-mcp"
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,19 @@ def embedded(
     load(_IMAGE)
     folder = tmp_path_factory.mktemp("embedded")
     _make_namespace(kubernetes, company, folder)
-    example = (ROOT / "k8s" / "examples" / "embedded.yaml").read_text()
-    example = example.replace("https://tools.example.com\n", f"https://{_HOST}:{port}\n")
-    example = example.replace("tools.example.com", _HOST).replace("ghcr.io/keystile/keystile-embedded:0.1.0", _IMAGE)
-    kubernetes.kubectl("apply", "--filename", "-", given=example)
-    kubernetes.kubectl("rollout", "status", _WORKLOAD, "--timeout=120s")
+    text = (ROOT / "k8s" / "examples" / "embedded-values.yaml").read_text()
+    values = folder / "values.yaml"
+    values.write_text(text.replace("https://tools.example.com", f"https://{_HOST}:{port}"))
+    release = ("keystile", "charts/keystile", "--namespace", _NAMESPACE, "--values", str(values))
+    image = (
+        "--set",
+        f"mcp.embedded.image.repository={_IMAGE.partition(':')[0]}",
+        "--set",
+        "mcp.embedded.image.tag=dev",
+    )
+    kubernetes.run("helm", "install", *release, *image, "--wait", "--timeout", "120s")
     password = "a password that nobody guesses"
-    kubernetes.kubectl("exec", "--stdin", "keystile-0", "--", "keystile", "users", "add", "demo", given=password)
+    kubernetes.kubectl("exec", "--stdin", _WORKLOAD, "--", "keystile", "users", "add", "demo", given=password)
     issuer = f"https://{_HOST}:{port}"
     site = Site(issuer, f"{issuer}/mcp", company.ca_file, password, kubernetes, {})
     with site.http() as http:
@@ -72,11 +78,26 @@ def test_somebody_signs_in_and_a_tool_is_called(embedded: Site, http: httpx2.Cli
         assert http.get(f"{embedded.issuer}{path}").status_code == 404, path
 
 
-def test_users_and_grants_are_there_after_a_restart(embedded: Site, http: httpx2.Client) -> None:
+def test_users_grants_and_tokens_are_there_in_the_next_pod(embedded: Site, http: httpx2.Client) -> None:
     client = embedded.sign_in(http)
-    embedded.kubernetes.kubectl("rollout", "restart", _WORKLOAD)
+    embedded.kubernetes.kubectl("delete", "pod", "keystile-mcp-0", "--wait")
     embedded.kubernetes.kubectl("rollout", "status", _WORKLOAD, "--timeout=120s")
     eventually("it is served again", lambda: http.get(embedded.resource).status_code == 401)
-    assert embedded.refresh(http, client).status_code == 200
     assert embedded.call_tool(http, client.access_token).status_code == 200
+    assert embedded.refresh(http, client).status_code == 200
     assert embedded.call_tool(http, embedded.sign_in(http).access_token).status_code == 200
+
+
+def test_helm_test_passes_without_a_token(embedded: Site) -> None:
+    answer = embedded.kubernetes.run("helm", "test", "keystile", "--namespace", _NAMESPACE, "--logs", check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "they name every resource here" in answer.stdout
+    assert "no token was asked for: auth.testClient is false" in answer.stdout
+
+
+def test_nothing_gets_out_of_the_pod(embedded: Site) -> None:
+    program = "import socket; socket.create_connection(('kubernetes.default.svc', 443), 3)"
+    command = ("exec", _WORKLOAD, "--", "python", "-c", program)
+    answer = embedded.kubernetes.run("kubectl", "--namespace", _NAMESPACE, *command, check=False)
+    assert answer.returncode != 0
+    assert "Error" in answer.stderr
