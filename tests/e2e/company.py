@@ -78,7 +78,7 @@ def running_company(kubernetes: Kubernetes, folder: Path) -> Iterator[Company]:
     with ExitStack() as stack:
         for container in (redis, documents):
             stack.enter_context(container)
-        stack.enter_context(_names())
+        stack.enter_context(names_lead_here(DOMAIN))
         company = Company(authority, folder / "ca.crt", _networks(kubernetes), _address(kubernetes, redis), documents)
         _prepare_namespace(kubernetes, company, folder)
         yield company
@@ -123,13 +123,13 @@ def _address(kubernetes: Kubernetes, container: DockerContainer) -> str:
 
 
 @contextmanager
-def _names() -> Iterator[None]:
-    """The company's names lead to the kind cluster's ingress controller, for this process."""
+def names_lead_here(ending: str) -> Iterator[None]:
+    """Names with this ending lead to this machine, for this process: to the ingress controller, or a forwarded port."""
     ask = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else host
-        return ask("127.0.0.1" if name and name.endswith(DOMAIN) else host, *arguments, **options)
+        return ask("127.0.0.1" if name and name.endswith(ending) else host, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", getaddrinfo)

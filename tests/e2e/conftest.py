@@ -18,6 +18,8 @@ import pytest
 
 from tests.e2e.company import NAMESPACE as ON_SITE
 from tests.e2e.company import Company, running_company
+from tests.e2e.keycloak import IMAGE as KEYCLOAK
+from tests.e2e.keycloak import Keycloak, external_resource, running_keycloak
 from tests.e2e.kubernetes import NAMESPACE, ROOT, Kubernetes, eventually
 from tests.e2e.site import Site
 from tests.e2e.tls_inside import VALUES as TLS_INSIDE
@@ -42,6 +44,7 @@ ORDER = (
     "bad_values",
     "audit",
     "autoscaling",
+    "keycloak",
     "embedded",
     "tls_inside",
     "dashboards",
@@ -244,6 +247,19 @@ def company(cluster: tuple[Kubernetes, int], tmp_path_factory: pytest.TempPathFa
     kubernetes = replace(cluster[0], namespace=ON_SITE)
     with running_company(kubernetes, tmp_path_factory.mktemp("company")) as company:
         yield company
+
+
+@pytest.fixture(scope="module")
+def keycloak(
+    site: Site, company: Company, load: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Keycloak]:
+    """A Keycloak in the cluster. It knows the release as a client, and a server at `external.corp.test`."""
+    load(KEYCLOAK)
+    started = time.monotonic()
+    with running_keycloak(site.kubernetes, company, tmp_path_factory.mktemp("keycloak")) as keycloak:
+        keycloak.make_realm(site.issuer, external_resource(site))
+        site.figures["Keycloak started"] = f"{time.monotonic() - started:.0f} s"
+        yield keycloak
 
 
 @pytest.fixture(scope="session")

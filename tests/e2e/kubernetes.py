@@ -98,9 +98,10 @@ class Kubernetes:
         ]
 
     @contextmanager
-    def port_forward(self, pod: str, port: int, namespace: str | None = None) -> Iterator[int]:
-        """A loopback port that leads to one pod while the block runs."""
-        command = ["kubectl", "--namespace", namespace or self.namespace, "port-forward", f"pod/{pod}", f":{port}"]
+    def port_forward(self, pod: str, port: int, namespace: str | None = None, at: int | None = None) -> Iterator[int]:
+        """A loopback port, `at` or any, that leads to one pod while the block runs."""
+        ports = f"{at or ''}:{port}"
+        command = ["kubectl", "--namespace", namespace or self.namespace, "port-forward", f"pod/{pod}", ports]
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
