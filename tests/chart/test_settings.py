@@ -22,7 +22,7 @@ SCHEMA: dict[str, Any] = yaml.safe_load((CHART / "values.schema.json").read_text
 
 
 def test_the_schema_has_the_settings_that_the_services_have() -> None:
-    script = [sys.executable, REPOSITORY / "scripts" / "chart_schema.py", "--check"]
+    script = [sys.executable, str(REPOSITORY / "scripts" / "chart_schema.py"), "--check"]
     answer = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
     assert answer.returncode == 0, answer.stderr
 
