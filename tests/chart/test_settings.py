@@ -173,17 +173,27 @@ def test_the_reference_server_has_the_scopes_and_policy_that_the_service_gives_i
         assert written[name] == McpSettings.model_fields[name].default
 
 
-def _paths_in_the_source() -> set[str]:
-    """The first part of every path that the authorization server routes below the issuer's path."""
+def _paths_in_the_source(then: str = "") -> set[str]:
+    """The first part of every path that the authorization server routes below the issuer's path, if `then` follows."""
     source = "".join(path.read_text() for path in Path(str(endpoints.__file__)).parent.glob("*.py"))
-    found = re.findall(r"\{(?:prefix|self\._prefix|path)\}/([a-z-]+)", source)
+    found = re.findall(rf"\{{(?:prefix|self\._prefix|path)\}}/([a-z-]+){then}", source)
     return set(found)
 
 
-def test_every_page_and_endpoint_is_routed_but_introspection() -> None:
+def _routed() -> dict[str, str]:
+    """The first part of every path that is let in to the authorization server, and its type."""
     rules = render(*variant("one-line-values.yaml"), "--set", "network.ingress.enabled=true").get(
         "Ingress", "keystile"
     )["spec"]["rules"]
     (paths,) = [rule["http"]["paths"] for rule in rules if rule["host"] == "auth.example.com"]
-    routed = {path["path"].split("/")[1] for path in paths} - {"", ".well-known"}
-    assert routed == _paths_in_the_source() - {"introspect"}
+    return {path["path"].split("/")[1]: path["pathType"] for path in paths}
+
+
+def test_every_page_and_endpoint_is_routed_but_introspection() -> None:
+    assert set(_routed()) - {"", ".well-known"} == _paths_in_the_source() - {"introspect"}
+
+
+def test_what_lies_below_a_page_is_routed_with_it() -> None:
+    below = _paths_in_the_source(r"/[a-z{]")
+    assert {"account", "consent", "login", "register"} <= below
+    assert {path for path, kind in _routed().items() if kind == "Prefix"} == below | {"static"}

@@ -296,10 +296,10 @@ if it shall be. A path that is not here does not leave the cluster.
 {{- end }}
 {{- end }}
 - {path: {{ printf "%s/" $prefix | quote }}, type: Exact}
-{{- range list "authorize" "jwks" "login" "revoke" "token" }}
+{{- range list "authorize" "jwks" "revoke" "token" }}
 - {path: {{ printf "%s/%s" $prefix . | quote }}, type: Exact}
 {{- end }}
-{{- range list "account" "consent" "register" "static" }}
+{{- range list "account" "consent" "login" "register" "static" }}
 - {path: {{ printf "%s/%s" $prefix . | quote }}, type: Prefix}
 {{- end }}
 {{- if .introspection }}
