@@ -122,7 +122,7 @@ def test_servers_take_the_settings_for_an_authorization_server_of_others(tmp_pat
     (old,) = reports.trusted_issuers
     assert (old.issuer, old.until) == ("https://auth.example.com", datetime.date(2027, 3, 1))
     assert old.introspection.client_secret is not None
-    assert (tools.sessions, reports.sessions, google.sessions) == ("shared", "none", "process")
+    assert (tools.sessions, reports.sessions) == ("shared", "none")
 
 
 @pytest.mark.parametrize(("name", "own"), [("embedded-values.yaml", True), ("embedded-store-values.yaml", False)])

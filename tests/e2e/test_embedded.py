@@ -96,11 +96,17 @@ def test_helm_test_passes_without_a_token(embedded: Site) -> None:
 
 
 def test_nothing_gets_out_of_the_pod(embedded: Site) -> None:
-    program = """
-import os, socket
+    kubernetes = embedded.kubernetes
+    (address,) = kubernetes.kubectl(
+        "get", "pod", "prometheus", "--output=jsonpath={.status.podIP}", namespace="monitoring"
+    ).split()
+    program = f"""
+import socket
 try:
-    socket.create_connection((os.environ["KUBERNETES_SERVICE_HOST"], 443), 3)
+    socket.create_connection(("{address}", 9090), 3)
+    print("open")
 except OSError:
     print("shut")
 """
-    assert embedded.kubernetes.kubectl("exec", _WORKLOAD, "--", "python", "-c", program) == "shut\n"
+    assert kubernetes.run_pod("stray", program) == "open\n"
+    assert kubernetes.kubectl("exec", _WORKLOAD, "--", "python", "-c", program) == "shut\n"

@@ -73,6 +73,6 @@ listen: {host: 0.0.0.0, port: {{ .port }}}
     name: {{ .configMap }}
   {{- end }}
     items:
-      - {key: {{ .key }}, path: ca.crt}
+      - {key: {{ .key | default "ca.crt" }}, path: ca.crt}
 {{- end }}
 {{- end }}
