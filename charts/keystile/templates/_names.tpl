@@ -59,9 +59,14 @@ somebody else gave. Argument: the chart's context.
 {{- end -}}
 {{- $told := list (include "keystile.identities" . | fromYaml) (include "keystile.told" (dict "value" $values.mcp.settings "path" "mcp.settings") | fromYaml) -}}
 {{- range $name, $server := $values.servers -}}
+{{- $upstream := dig "upstream" dict ($server | default dict) -}}
+{{- $given = concat $given (compact (list $upstream.bearerKey $upstream.identityKey)) -}}
 {{- with ($server | default dict).settings -}}
 {{- $told = append $told (include "keystile.told" (dict "value" . "path" $name) | fromYaml) -}}
 {{- end -}}
+{{- end -}}
+{{- with $values.observability.audit.collector -}}
+{{- if .enabled }}{{- $given = concat $given (compact (list .authorizationKey)) }}{{- end -}}
 {{- end -}}
 {{- range $told }}{{- $given = concat $given (values (.secrets | default dict)) -}}{{- end -}}
 random: {{ $random | uniq | sortAlpha | toJson }}

@@ -65,7 +65,9 @@ def test_a_secret_of_an_item_of_a_list_goes_by_its_number(tmp_path: Path) -> Non
     assert settings.many[1].secret.get_secret_value() == "second"
 
 
-@pytest.mark.parametrize("name", ["many__2__secret", "many__-1__secret", "many__x__secret", "many__0", "many__0__ports__0"])
+@pytest.mark.parametrize(
+    "name", ["many__2__secret", "many__-1__secret", "many__x__secret", "many__0", "many__0__ports__0"]
+)
 def test_an_item_that_the_list_does_not_have_is_refused(tmp_path: Path, name: str) -> None:
     said = problem(tmp_path, "many: [{size: 3}, {size: 4}]\n", {name: "hidden"})
     assert name in said
