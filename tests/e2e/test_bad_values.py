@@ -47,6 +47,22 @@ _REFUSED = {
         {"resource": "", "servers.tools.path": "/tools", "servers.tools.required_scopes": "{mcp:admin}"},
         "servers.tools.required_scopes: mcp:admin is not among its scopes",
     ),
+    "a secret among the values": (
+        {"auth.identity.corp.kind": "oidc", "auth.identity.corp.client_secret": "x"},
+        "client_secret",
+    ),
+    "scopes for an identity that is not there": (
+        {"resource": "", "servers.tools.path": "/tools", "servers.tools.user_scopes.corp": "{mcp:basic}"},
+        "servers.tools.user_scopes.corp: there is no identity corp",
+    ),
+    "several pods over the store in one of them": (
+        {"topology": "embedded", "resource": "https://auth.example.com/mcp", "mcp.embedded.replicas": "2"},
+        "mcp.embedded.replicas: several pods need a store elsewhere",
+    ),
+    "an identity where the authorization server is another's": (
+        {"topology": "external", "auth.identity.local.kind": "local"},
+        "auth.identity: is for Keystile's own authorization server",
+    ),
     "a Gateway without a name": ({"network.gateway.enabled": "true"}, "network.gateway.parentRefs: name the Gateway"),
     "an unknown log level": ({"observability.log.level": "loud"}, "level"),
 }
