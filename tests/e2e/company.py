@@ -55,6 +55,20 @@ class Company:
     redis_address: str
     documents: DockerContainer
 
+    def put_certificate(self, kubernetes: Kubernetes, secret: str, *names: str) -> None:
+        """Make a Secret with a certificate for these names, its key, and the authority's certificate."""
+        certificate = self.authority.issue_cert(*names)
+        chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+        data = {"tls.crt": chain, "tls.key": certificate.private_key_pem.bytes(), "ca.crt": self.ca_file.read_bytes()}
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "kubernetes.io/tls",
+            "metadata": {"name": secret},
+            "stringData": {name: value.decode() for name, value in data.items()},
+        }
+        kubernetes.kubectl("apply", "--filename", "-", given=json.dumps(manifest))
+
     def fetched(self, path: str) -> bool:
         """Whether the document host was asked for a path."""
         return any(f"GET {path} " in log.decode() for log in self.documents.get_logs())
@@ -80,7 +94,7 @@ def running_company(kubernetes: Kubernetes, folder: Path) -> Iterator[Company]:
             stack.enter_context(container)
         stack.enter_context(names_lead_here(DOMAIN))
         company = Company(authority, folder / "ca.crt", _networks(kubernetes), _address(kubernetes, redis), documents)
-        _prepare_namespace(kubernetes, company, folder)
+        _prepare_namespace(kubernetes, company)
         yield company
 
 
@@ -136,16 +150,12 @@ def names_lead_here(ending: str) -> Iterator[None]:
         yield
 
 
-def _prepare_namespace(kubernetes: Kubernetes, company: Company, folder: Path) -> None:
+def _prepare_namespace(kubernetes: Kubernetes, company: Company) -> None:
     kubernetes.run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     kubernetes.run("kubectl", "create", "namespace", NAMESPACE)
     kubernetes.run("kubectl", "label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    certificate = company.authority.issue_cert(*(name + DOMAIN for name in ("auth", "tools", "notes")))
-    certificate.private_key_pem.write_to_path(str(folder / "tls.key"))
-    (folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    company.put_certificate(kubernetes, "keystile-tls", *(name + DOMAIN for name in ("auth", "tools", "notes")))
     master_key = kubernetes.run("openssl", "rand", "-base64", "32").stdout.strip()
     keys = (f"--from-literal=master-key={master_key}", f"--from-literal=redis-password={REDIS_PASSWORD}")
-    tls = ("--cert", str(folder / "tls.crt"), "--key", str(folder / "tls.key"))
     kubernetes.kubectl("create", "secret", "generic", "keystile", *keys)
-    kubernetes.kubectl("create", "secret", "tls", "keystile-tls", *tls)
     kubernetes.kubectl("create", "configmap", "corp-ca", f"--from-file=ca.crt={company.ca_file}")

@@ -250,13 +250,11 @@ def company(cluster: tuple[Kubernetes, int], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def keycloak(
-    site: Site, company: Company, load: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Keycloak]:
+def keycloak(site: Site, company: Company, load: Callable[[str], None]) -> Iterator[Keycloak]:
     """A Keycloak in the cluster. It knows the release as a client, and a server at `external.corp.test`."""
     load(KEYCLOAK)
     started = time.monotonic()
-    with running_keycloak(site.kubernetes, company, tmp_path_factory.mktemp("keycloak")) as keycloak:
+    with running_keycloak(site.kubernetes, company) as keycloak:
         keycloak.make_realm(site.issuer, external_resource(site))
         site.figures["Keycloak started"] = f"{time.monotonic() - started:.0f} s"
         yield keycloak

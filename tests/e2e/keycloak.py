@@ -3,8 +3,7 @@
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -157,16 +156,12 @@ def _scope(name: str, resource: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running_keycloak(kubernetes: Kubernetes, company: Company, folder: Path) -> Iterator[Keycloak]:
+def running_keycloak(kubernetes: Kubernetes, company: Company) -> Iterator[Keycloak]:
     """Run the server in a namespace of its own, with a certificate of the company's authority, while the block runs."""
     (port,) = free_ports(1)
     kubernetes.run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     kubernetes.run("kubectl", "create", "namespace", NAMESPACE)
-    certificate = company.authority.issue_cert(HOST)
-    certificate.private_key_pem.write_to_path(str(folder / "tls.key"))
-    (folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-    tls = ("--cert", str(folder / "tls.crt"), "--key", str(folder / "tls.key"))
-    kubernetes.kubectl("create", "secret", "tls", "keycloak-tls", *tls, namespace=NAMESPACE)
+    company.put_certificate(replace(kubernetes, namespace=NAMESPACE), "keycloak-tls", HOST)
     manifests = (ROOT / "tests" / "e2e" / "keycloak.yaml").read_text().replace("PORT", str(port))
     kubernetes.kubectl("apply", "--filename", "-", given=manifests, namespace=NAMESPACE)
     kubernetes.kubectl("wait", "pod/keycloak", "--for=condition=Ready", "--timeout=240s", namespace=NAMESPACE)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -28,7 +27,7 @@ def embedded(
     kubernetes, port = replace(cluster[0], namespace=_NAMESPACE), cluster[1]
     load(_IMAGE)
     folder = tmp_path_factory.mktemp("embedded")
-    _make_namespace(kubernetes, company, folder)
+    _make_namespace(kubernetes, company)
     text = (ROOT / "k8s" / "examples" / "embedded-values.yaml").read_text()
     values = folder / "values.yaml"
     values.write_text(text.replace("https://tools.example.com", f"https://{_HOST}:{port}"))
@@ -50,15 +49,11 @@ def embedded(
     kubernetes.run("kubectl", "delete", "namespace", _NAMESPACE, "--wait=false")
 
 
-def _make_namespace(kubernetes: Kubernetes, company: Company, folder: Path) -> None:
+def _make_namespace(kubernetes: Kubernetes, company: Company) -> None:
     kubernetes.run("kubectl", "delete", "namespace", _NAMESPACE, "--ignore-not-found", "--wait")
     kubernetes.run("kubectl", "create", "namespace", _NAMESPACE)
     kubernetes.run("kubectl", "label", "namespace", _NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    certificate = company.authority.issue_cert(_HOST)
-    certificate.private_key_pem.write_to_path(str(folder / "tls.key"))
-    (folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-    tls = ("--cert", str(folder / "tls.crt"), "--key", str(folder / "tls.key"))
-    kubernetes.kubectl("create", "secret", "tls", "keystile-tls", *tls)
+    company.put_certificate(kubernetes, "keystile-tls", _HOST)
     master_key = kubernetes.run("openssl", "rand", "-base64", "32").stdout.strip()
     kubernetes.kubectl("create", "secret", "generic", "keystile", f"--from-literal=master-key={master_key}")
 
