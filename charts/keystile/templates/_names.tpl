@@ -38,23 +38,23 @@ somebody else gave. Argument: the chart's context.
 */}}
 {{- define "keystile.secretKeys" -}}
 {{- $values := .Values -}}
-{{- $random := list -}}
+{{- $made := list -}}
 {{- $given := list -}}
 {{- if ne $values.topology "external" -}}
-{{- $random = append $random "master-key" -}}
+{{- $made = append $made "master-key" -}}
 {{- end -}}
 {{- $store := include "keystile.store" . | fromYaml -}}
 {{- $shares := and (include "keystile.sessionStore" . | fromYaml) (or (eq $values.topology "separate") (include "keystile.asksForSharedSessions" .)) -}}
 {{- if or $store.password (and $shares (eq $values.topology "external") (not $values.mcp.sessionStore.url)) -}}
-{{- with $values.auth.store.passwordKey }}{{- $random = append $random . -}}{{- end -}}
+{{- with $values.auth.store.passwordKey }}{{- $made = append $made . -}}{{- end -}}
 {{- end -}}
-{{- with $values.auth.store.sentinelPasswordKey }}{{- $random = append $random . -}}{{- end -}}
+{{- with $values.auth.store.sentinelPasswordKey }}{{- $made = append $made . -}}{{- end -}}
 {{- if $shares -}}
-{{- with $values.mcp.sessionStore.passwordKey }}{{- $random = append $random . -}}{{- end -}}
+{{- with $values.mcp.sessionStore.passwordKey }}{{- $made = append $made . -}}{{- end -}}
 {{- end -}}
 {{- range concat (values $values.servers) (values $values.auth.clients) -}}
 {{- with . }}{{- with .secretKey -}}
-{{- if eq $values.topology "external" }}{{- $given = append $given . -}}{{- else }}{{- $random = append $random . -}}{{- end -}}
+{{- if eq $values.topology "external" }}{{- $given = append $given . -}}{{- else }}{{- $made = append $made . -}}{{- end -}}
 {{- end -}}{{- end -}}
 {{- end -}}
 {{- $told := list (include "keystile.identities" . | fromYaml) (include "keystile.told" (dict "value" $values.mcp.settings "path" "mcp.settings") | fromYaml) -}}
@@ -69,7 +69,7 @@ somebody else gave. Argument: the chart's context.
 {{- if .enabled }}{{- $given = concat $given (compact (list .authorizationKey)) }}{{- end -}}
 {{- end -}}
 {{- range $told }}{{- $given = concat $given (values (.secrets | default dict)) -}}{{- end -}}
-random: {{ $random | uniq | sortAlpha | toJson }}
+made: {{ $made | uniq | sortAlpha | toJson }}
 given: {{ $given | uniq | sortAlpha | toJson }}
 {{- end }}
 
@@ -79,10 +79,10 @@ Argument: the chart's context. Nothing where nothing is read.
 */}}
 {{- define "keystile.secretCommand" -}}
 {{- $keys := include "keystile.secretKeys" . | fromYaml -}}
-{{- if or $keys.random $keys.given -}}
+{{- if or $keys.made $keys.given -}}
 kubectl create secret generic {{ .Values.existingSecret | default "keystile" }} --namespace {{ .Release.Namespace }}
-{{- if has "master-key" $keys.random }} --from-literal=master-key="$(openssl rand -base64 32)"{{ end }}
-{{- range without $keys.random "master-key" }} --from-literal={{ . }}="$(openssl rand -hex 32)"{{ end }}
+{{- if has "master-key" $keys.made }} --from-literal=master-key="$(openssl rand -base64 32)"{{ end }}
+{{- range without $keys.made "master-key" }} --from-literal={{ . }}="$(openssl rand -hex 32)"{{ end }}
 {{- range $keys.given }} --from-literal={{ . }}="…"{{ end }}
 {{- end }}
 {{- end }}
