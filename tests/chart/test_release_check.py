@@ -134,6 +134,16 @@ def test_without_the_test_client_it_says_where_it_ends(running: Running) -> None
     assert "no token was asked for" in answer.stdout
 
 
+def test_without_an_authorization_server_of_its_own_it_checks_what_needs_no_token(running: Running) -> None:
+    environment = {key: value for key, value in running.environment.items() if key != "AUTH"}
+    answer = Running(environment).check()
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    said = answer.stdout.splitlines()
+    assert "ok      alpha names the authorization server" in said
+    assert "ok      beta says where its metadata are" in said
+    assert "no token was asked for: the authorization server is not this release's" in said
+
+
 def test_a_wrong_proof_fails_it_with_what_the_server_said(running: Running, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("not.a.token")
     answer = running.check(CLIENT_ASSERTION_FILE=str(tmp_path / "token"))

@@ -134,7 +134,7 @@ def test_one_process_takes_the_settings_of_both(name: str, own: bool, tmp_path: 
     (container,) = _workload(release, "keystile-tools")["spec"]["template"]["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": settings.listen.port, "metrics": settings.metrics.port}
-    assert str(settings.data_dir) in {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert (str(settings.data_dir) in {mount["mountPath"] for mount in container["volumeMounts"]}) is own
 
 
 def test_identities_and_scopes_of_users_reach_the_settings(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ resources:
 {{- end }}
 {{- if $own }}
 {{- $_ := unset $settings "drain_seconds" }}
-{{ include "keystile.embedded.settings" (dict "server" (get $model.servers $own)) }}
+{{ include "keystile.embedded.settings" (dict "server" (get $model.servers $own) "inPod" $model.store.inPod) }}
 {{- end }}
 {{ include "keystile.listen" (dict "root" $root "component" $model.auth.component "server" $model.auth.server "port" $model.auth.port) }}
 metrics: {host: 0.0.0.0, port: {{ $own | empty | ternary 9464 9465 }}}
