@@ -74,12 +74,12 @@ def definitions() -> dict[str, Any]:
     identity["allOf"] = [
         {
             "if": {"properties": {"kind": {"const": kind}}},
-            "then": {"propertyNames": {"enum": sorted({_value_name(name, fields[name]) for name in names | _OF_ALL})}},
+            "then": {
+                "propertyNames": {"enum": sorted({"egress", *(_value_name(name, fields[name]) for name in names)})}
+            },
         }
-        for kind, names in _OF_KIND.items()
+        for kind, names in ((kind, own | _OF_ALL) for kind, own in _OF_KIND.items())
     ]
-    for kind in identity["allOf"]:
-        kind["then"]["propertyNames"]["enum"].append("egress")
     return {
         "authSettings": _some(_section(AuthSettings, MADE_FOR_AUTH)),
         "mcpSettings": _some(_section(McpSettings, MADE_FOR_MCP)),

@@ -19,10 +19,8 @@ by whose name the service knows it; a file is a key of a Secret or ConfigMap, an
 {{- else if include "keystile.isFile" $value -}}
 {{- $setting := printf "%s_file" (snakecase $name) -}}
 {{- $file := compact (list $.path $setting) | join "__" -}}
-{{- if or $value.secret $value.configMap -}}
 {{- $_ := set $files $file (dict "secret" $value.secret "configMap" $value.configMap "key" ($value.key | default (eq $name "ca" | ternary "ca.crt" ""))) -}}
 {{- $_ := set $settings $setting (printf "/etc/keystile/files/%s" $file) -}}
-{{- end -}}
 {{- else if kindIs "map" $value -}}
 {{- $inner := include "keystile.told" (dict "value" $value "path" $path) | fromYaml -}}
 {{- $_ := set $settings $name $inner.settings -}}
@@ -49,9 +47,7 @@ files: {{ toJson $files }}
 {{/* Something if a value names a file in a Secret or ConfigMap. Argument: the value. */}}
 {{- define "keystile.isFile" -}}
 {{- if kindIs "map" . -}}
-{{- if or (kindIs "string" (get . "secret")) (kindIs "string" (get . "configMap")) -}}
-{{- if or (get . "secret") (get . "configMap") }}yes{{ end -}}
-{{- end -}}
+{{- if or (kindIs "string" .secret) (kindIs "string" .configMap) }}{{ if or .secret .configMap }}yes{{ end }}{{ end -}}
 {{- end -}}
 {{- end }}
 
