@@ -137,6 +137,19 @@ def test_one_process_takes_the_settings_of_both(name: str, own: bool, tmp_path: 
     assert (str(settings.data_dir) in {mount["mountPath"] for mount in container["volumeMounts"]}) is own
 
 
+def test_one_process_needs_no_more_than_the_least_that_can_be_said(tmp_path: Path) -> None:
+    told = (
+        "topology=embedded",
+        "issuer=https://a.example.com",
+        "resource=https://a.example.com/mcp",
+        "existingSecret=x",
+    )
+    release = render("--set", ",".join(told))
+    settings = _settings(release, "keystile-mcp", tmp_path / "embedded", EmbeddedSettings)
+    assert settings.own_resource == "https://a.example.com/mcp"
+    assert settings.has_own_store
+
+
 def test_identities_and_scopes_of_users_reach_the_settings(tmp_path: Path) -> None:
     release = render(*variant("embedded-values.yaml"))
     settings = _settings(release, "keystile-tools", tmp_path / "embedded", EmbeddedSettings)

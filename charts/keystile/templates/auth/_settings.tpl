@@ -64,7 +64,9 @@ kubernetes:
   token_file: /var/run/secrets/kubernetes/token
 {{- end }}
 {{ include "keystile.observabilitySettings" $root }}
-{{ toYaml $settings }}
+{{- with $settings }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* The client that helm test gets its token with: no more than what every request to the servers here needs. */}}
