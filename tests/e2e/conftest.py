@@ -45,6 +45,7 @@ ORDER = (
     "audit",
     "autoscaling",
     "keycloak",
+    "ldap",
     "embedded",
     "tls_inside",
     "dashboards",
