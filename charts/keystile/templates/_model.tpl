@@ -247,7 +247,7 @@ if it shall be. A path that is not here does not leave the cluster.
 {{- range list "authorize" "jwks" "login" "revoke" "token" }}
 - {path: {{ printf "%s/%s" $prefix . | quote }}, type: Exact}
 {{- end }}
-{{- range list "account" "consent" "register" "static" }}
+{{- range list "account" "consent" "register" "saml" "static" }}
 - {path: {{ printf "%s/%s" $prefix . | quote }}, type: Prefix}
 {{- end }}
 {{- if .introspection }}
