@@ -95,12 +95,12 @@ class Lock:
 # The first holds all the others but what stands apart: its versions are theirs.
 ALL = ("common", "auth", "mcp", "embedded")
 LOCKS = (
-    Lock("check", ALL, ("build", "run", "test", "check"), ("embedded",)),
-    Lock("test", ALL, ("build", "run", "test"), ("embedded",)),
+    Lock("check", ALL, ("build", "run", "test", "check"), ("embedded", "saml")),
+    Lock("test", ALL, ("build", "run", "test"), ("embedded", "saml")),
     Lock("run", ALL, ("build", "run"), ("embedded",)),
-    Lock("auth", ("common", "auth")),
+    Lock("auth", ("common", "auth"), (), ("saml",)),
     Lock("mcp", ("common", "mcp")),
-    Lock("embedded", ALL, (), ("embedded",)),
+    Lock("embedded", ALL, (), ("embedded", "saml")),
     Lock("build", (), ("build",)),
     Lock("ldap", (), ("ldap",), is_apart=True),
     Lock("ldap-build", (), ("ldap-build",), is_apart=True),

@@ -119,12 +119,12 @@ auth.resources.<name>.user_scopes
     The scopes that users may be granted, by identity (`corp`) and by identity and group (`corp/engineering`). Empty:
     everybody may have all. Otherwise what is not named is not granted.
 auth.identity.<name>.kind
-    `local`, `oidc`, `ldap`, `plugin` or `header`. The identity `local`, and no other, is of the kind `local`; one alone
-    is of the kind `header`.
+    `local`, `oidc`, `saml`, `ldap`, `plugin` or `header`. The identity `local`, and no other, is of the kind `local`;
+    one alone is of the kind `header`.
 auth.identity.<name>.title
     What people read of it; its name by default.
 auth.identity.<name>.domains
-    `oidc`: who types an e-mail address of one of these domains is sent there.
+    `oidc`, `saml`: who types an e-mail address of one of these domains is sent there.
 auth.identity.<name>.preset
     `oidc`: `generic`, `google`, `entra`, `okta`, `keycloak`, `auth0` or `github`: what is known of it already.
 auth.identity.<name>.issuer
@@ -139,11 +139,13 @@ auth.identity.<name>.scopes
 auth.identity.<name>.userinfo
     `oidc`: read the userinfo endpoint beside the ID token.
 auth.identity.<name>.username_claim
-    `oidc`: the claim that people are called by; the preset's by default.
+    `oidc`: the claim that people are called by; the preset's by default. `saml`: the attribute; by default `username`,
+    `uid`, `email` or `mail`, else the subject.
 auth.identity.<name>.groups_claim
-    `oidc`: the claim that lists groups; dots look into objects. The preset's by default, else `groups`.
+    `oidc`: the claim that lists groups; dots look into objects. The preset's by default, else `groups`. `saml`: the
+    attribute, by default `groups`.
 auth.identity.<name>.required_claims
-    `oidc`: claim to values, one of which an account must have to sign in.
+    `oidc`, `saml`: claim (attribute) to values, one of which an account must have to sign in.
 auth.identity.<name>.anyone
     `oidc`: let in every account there is, for `google` and `github` without `required_claims`.
 auth.identity.<name>.directory
@@ -186,7 +188,28 @@ auth.identity.<name>.operation_timeout_seconds
 auth.identity.<name>.pool_size
     `ldap`: sign-ins and checks at one time, each with a connection; further ones wait.
 auth.identity.<name>.ca_file
-    `oidc`: certificate authorities to trust beside the system's, PEM. `ldap`: the only ones to trust.
+    `oidc`, `saml`: certificate authorities to trust beside the system's, PEM. `ldap`: the only ones to trust.
+auth.identity.<name>.metadata_url
+    `saml`: where the identity provider's metadata is; fetched each hour, or as often as it asks for.
+auth.identity.<name>.metadata_file
+    `saml`: instead of the URL, a file; read again each minute.
+auth.identity.<name>.metadata_certificate_file
+    `saml`: the metadata must be signed by the key of this certificate, PEM; without it, it is trusted as it comes.
+auth.identity.<name>.entity_id
+    `saml`: what this server is called there; the URL of its own metadata by default.
+auth.identity.<name>.idp_entity_id
+    `saml`: which identity provider is meant, where the metadata has several.
+auth.identity.<name>.name_id_format
+    `saml`: the NameID that is asked for and has to come: `persistent`, `email`, `transient`, or `unspecified` for
+    whatever the identity provider is set up for.
+auth.identity.<name>.subject_claim
+    `saml`: the attribute that says who somebody is, for ever; by default the NameID does.
+auth.identity.<name>.leeway_seconds
+    `saml`: how much the identity provider's clock and ours may differ.
+auth.identity.<name>.key
+    `saml`: an RSA key, PEM: requests are signed with it, and assertions may be encrypted for it.
+auth.identity.<name>.certificate
+    `saml`: its certificate, PEM.
 auth.identity.<name>.plugin
     `plugin`: `package.module:factory`.
 auth.identity.<name>.certificate_names

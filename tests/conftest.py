@@ -73,6 +73,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         missing = node.problem()
     if not missing and item.get_closest_marker("ldap"):
         missing = _ldap_problem()
+    if missing is None and item.get_closest_marker("xmlsec1") and shutil.which("xmlsec1") is None:
+        missing = "no xmlsec1 on PATH, which SAML needs ('apt-get install xmlsec1', 'brew install libxmlsec1')"
     if missing and _IN_CI:
         pytest.fail(f"CI runs every test, but: {missing}", pytrace=False)
     if missing:

@@ -96,7 +96,7 @@ class Revocations(RuleBasedStateMachine):
         only_local = {"local": IdentitySettings(kind="local")}
         local, upstream = LocalUsers(self.users), UpstreamStore(self.store)
         key, metrics = MasterKey(b"k" * 32), create_metrics().jwks
-        return Identities(only_local, f"{ISSUER}/login/callback", local, self.users, upstream, key, time.time, metrics)
+        return Identities(only_local, ISSUER, local, self.users, upstream, key, time.time, metrics)
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return self.loop.run_until_complete(work)

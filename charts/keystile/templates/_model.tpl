@@ -299,7 +299,7 @@ if it shall be. A path that is not here does not leave the cluster.
 {{- range list "authorize" "jwks" "revoke" "token" }}
 - {path: {{ printf "%s/%s" $prefix . | quote }}, type: Exact}
 {{- end }}
-{{- range list "account" "consent" "login" "register" "static" }}
+{{- range list "account" "consent" "login" "register" "saml" "static" }}
 - {path: {{ printf "%s/%s" $prefix . | quote }}, type: Prefix}
 {{- end }}
 {{- if .introspection }}

@@ -35,6 +35,8 @@ from keystile_auth.endpoints.login import LoginEndpoint
 from keystile_auth.endpoints.pages import Pages, redirect
 from keystile_auth.endpoints.registration import RegistrationEndpoint
 from keystile_auth.endpoints.revocation import RevocationEndpoint
+from keystile_auth.endpoints.saml import MAX_BODY_BYTES as MAX_SAML_BYTES
+from keystile_auth.endpoints.saml import SamlEndpoint
 from keystile_auth.endpoints.sign_in import SignInPage
 from keystile_auth.endpoints.token import TokenEndpoint
 from keystile_auth.endpoints.upstream import UpstreamEndpoint
@@ -117,7 +119,7 @@ def create_app(
     pages = Pages(prefix, https=settings.issuer.startswith("https:"))
     identities = Identities(
         settings.identity,
-        f"{settings.issuer}/login/callback",
+        settings.issuer,
         LocalUsers(UserStore(store)),
         UserStore(store),
         UpstreamStore(store),
@@ -161,7 +163,8 @@ def create_app(
     routes += metadata.routes(settings, resources, keys)
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
     ErrorAnswers(pages, metrics, prefix).register(app)
-    limited = LimitsMiddleware(AnsweredErrors(app), MAX_BODY_BYTES)
+    larger = {f"{prefix}/saml/{name}/acs": MAX_SAML_BYTES for name in identities.posting}
+    limited = LimitsMiddleware(AnsweredErrors(app), MAX_BODY_BYTES, larger)
     return TraceMiddleware(limited, tracer)
 
 
@@ -221,6 +224,8 @@ def _endpoints(
     browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds, identities, audit)
     waiting = WaitingRequests(issuer, sessions, resources, settings.sessions.sign_in_seconds)
     sign_in_page, consent_page = SignInPage(pages, browsers, identities, audit, metrics), ConsentPage(pages, browsers)
+    pending = PendingSignIns(UpstreamStore(store), master_key, settings.sessions.sign_in_seconds)
+    tries = settings.sign_in.failures_per_5_minutes_and_address
     upstream = UpstreamEndpoint(
         sign_in_page,
         consent_page,
@@ -228,11 +233,11 @@ def _endpoints(
         waiting,
         identities,
         users,
-        PendingSignIns(UpstreamStore(store), master_key, settings.sessions.sign_in_seconds),
+        pending,
         limits,
         audit,
         metrics,
-        tries_per_address=settings.sign_in.failures_per_5_minutes_and_address,
+        tries_per_address=tries,
     )
     headers = HeaderSignIn(
         sign_in_page,
@@ -251,6 +256,7 @@ def _endpoints(
             sign_in_page, browsers, waiting, identities, upstream, headers, limits, settings.sign_in, metrics
         ),
         upstream,
+        SamlEndpoint(identities, pending, upstream, limits, tries_per_address=tries),
         ConsentEndpoint(
             consent_page,
             browsers,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -23,25 +24,33 @@ class RequestTooLargeError(HTTPException):
 
 
 class LimitsMiddleware:
-    """Refuses oversized headers (431), query strings (414) and bodies (413) with a JSON error."""
+    """Refuses oversized headers (431), query strings (414) and bodies (413) with a JSON error.
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    Args:
+        app: what is behind it.
+        max_body_bytes: the most a body may have.
+        larger: paths whose bodies may have more, and how much.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, larger: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._max_body = max_body_bytes
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        most = self._larger.get(scope["path"], self._max_body) if scope["type"] == "http" else 0
+        refusal = self._refusal(scope, most) if scope["type"] == "http" else None
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif refusal is not None:
             await _discard(receive)
             await _refuse(send, *refusal)
         else:
-            await self._serve(scope, receive, send)
+            await self._serve(scope, receive, send, most)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = _CountedBody(receive, send, self._max_body)
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
+        body = _CountedBody(receive, send, most)
         try:
             await self._app(scope, body.receive, body.send)
         except RequestTooLargeError:
@@ -49,9 +58,9 @@ class LimitsMiddleware:
                 raise
         if body.is_too_large and not body.is_answered:
             await _discard(receive)
-            await _refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._body_sentence())
+            await _refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _body_sentence(most))
 
-    def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
+    def _refusal(self, scope: Scope, most: int) -> tuple[HTTPStatus, str] | None:
         if len(scope["query_string"]) > MAX_QUERY_BYTES:
             return HTTPStatus.REQUEST_URI_TOO_LONG, f"the query must be at most {MAX_QUERY_BYTES} bytes"
         size, lengths = 0, []
@@ -66,12 +75,9 @@ class LimitsMiddleware:
             )
         if any(not value.isdigit() for value in lengths):
             return HTTPStatus.BAD_REQUEST, "Content-Length must be a number"
-        if any(len(value) > _MAX_DIGITS or int(value) > self._max_body for value in lengths):
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._body_sentence()
+        if any(len(value) > _MAX_DIGITS or int(value) > most for value in lengths):
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _body_sentence(most)
         return None
-
-    def _body_sentence(self) -> str:
-        return f"the body must be at most {self._max_body} bytes"
 
 
 class _CountedBody:
@@ -98,6 +104,10 @@ class _CountedBody:
             return  # the answer for it is given further out
         self.is_answered = True
         await self._send(message)
+
+
+def _body_sentence(most: int) -> str:
+    return f"the body must be at most {most} bytes"
 
 
 async def _discard(receive: Receive) -> None:

@@ -29,7 +29,7 @@ OWN = "mcp"
 
 RESERVED = frozenset({
     ".well-known", "account", "authorize", "consent", "healthz", "introspect", "jwks", "login", "readyz", "register",
-    "revoke", "static", "token",
+    "revoke", "saml", "static", "token",
 })  # fmt: skip
 """What stands behind the issuer's path, and so cannot be the resource's path."""
 

@@ -14,6 +14,7 @@ ISSUER = "https://auth.example.com"
 TLS = {"certificate_file": "/tls.crt", "key_file": "/tls.key"}
 CLIENT_CA = {"client_ca_file": "/ca.crt"}
 HEADER = {"kind": "header", "certificate_names": ["proxy.example.com", "spiffe://example.com/proxy"]}
+SAML = {"kind": "saml", "metadata_url": "https://id.example.com/metadata?appid=1"}
 OIDC = {"kind": "oidc", "issuer": "https://id.example.com", "client_id": "keystile"}
 
 
@@ -39,6 +40,17 @@ def test_local_users_alone_are_the_default() -> None:
         ({"corp": {**OIDC, "issuer": "http://id.example.com"}}, "must be https"),
         ({"corp": {**OIDC, "plugin": "a:b"}}, "plugin is not a setting of the kind oidc"),
         ({"corp": {"kind": "plugin"}}, "plugin is missing"),
+        ({"corp": {"kind": "saml"}}, "exactly one of metadata_url and metadata_file"),
+        ({"corp": {**SAML, "metadata_file": "m.xml"}}, "exactly one of metadata_url and metadata_file"),
+        ({"corp": {**SAML, "metadata_url": "http://id.example.com/m"}}, "must be an https URL"),
+        ({"corp": {**SAML, "metadata_url": "https://u:p@id.example.com/m"}}, "must be an https URL"),
+        ({"corp": {**SAML, "key": "x"}}, "needs key and certificate, or neither"),
+        ({"corp": {**SAML, "name_id_format": "transient"}}, "subject_claim is missing"),
+        ({"corp": {"kind": "saml", "metadata_file": "m.xml", "ca_file": "ca.pem"}}, "ca_file is for metadata_url"),
+        ({"corp": {**SAML, "client_id": "x"}}, "client_id is not a setting of the kind saml"),
+        ({"corp": {**SAML, "recheck": "sign_in"}}, "recheck is not a setting of the kind saml"),
+        ({"corp": {**SAML, "leeway_seconds": 301}}, "less than or equal to 300"),
+        ({"corp": {**OIDC, "metadata_url": "https://id.example.com/m"}}, "metadata_url is not a setting of the kind"),
         ({"corp": {"kind": "plugin", "plugin": "a:b", "issuer": "https://x.example"}}, "issuer is not a setting"),
         ({"local": {"kind": "local", "domains": ["example.com"]}}, "domains is not a setting of the kind local"),
         ({"corp": {"kind": "oidc", "preset": "google", "client_id": "x"}}, "required_claims must say who"),

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -62,8 +63,12 @@ def query_of(request: Request) -> str:
         raise OAuthError("invalid_request", "the query must be percent-encoded ASCII") from None
 
 
-async def form(request: Request) -> dict[str, str]:
+async def form(request: Request, *, folded: bool = False) -> dict[str, str]:
     """The parameters of a form body.
+
+    Args:
+        request: whose body.
+        folded: whether line breaks in values are left out, which base64 may have (RFC 2045 section 6.8).
 
     Raises:
         OAuthError: `invalid_request`: another content type, not a form, or a parameter twice.
@@ -75,6 +80,8 @@ async def form(request: Request) -> dict[str, str]:
         text = (await request.body()).decode("ascii")
     except UnicodeDecodeError:
         raise OAuthError("invalid_request", f"the body must be {_FORM}: percent-encoded ASCII") from None
+    if folded:
+        text = re.sub("%0[AaDd]", "", text)
     return single(parse(text))
 
 

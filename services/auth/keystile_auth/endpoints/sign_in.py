@@ -57,7 +57,7 @@ class SignInPage:
         """
         elsewhere = self._identities.elsewhere
         # Without a request the form of an identity leads there at once.
-        issuers = [self._identities.providers[name].settings.issuer_url for name in elsewhere]
+        issuers = [self._identities.providers[name].address for name in elsewhere]
         page = self._pages.render(
             "login.html",
             status,

@@ -1,5 +1,7 @@
 """Signing in at another server: consent first, then there and back (MCP security best practices, confused deputy)."""
 
+from collections.abc import Awaitable, Callable
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -12,10 +14,11 @@ from keystile_auth.endpoints.sign_in import SignInPage
 from keystile_auth.endpoints.waiting_request import WaitingRequests
 from keystile_auth.errors import OAuthError, RateLimitedError
 from keystile_auth.grants.authorization_request import AuthorizationRequest
-from keystile_auth.identity.answer import IdentityUnavailableError, SignInRefusedError
+from keystile_auth.identity.answer import IdentityUnavailableError, SignIn, SignInRefusedError
 from keystile_auth.identity.directory import Identities
 from keystile_auth.identity.pending import PendingSignIns
 from keystile_auth.identity.permissions import permitted_scopes
+from keystile_auth.identity.provider import Provider
 from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.users import User, UserStore
 from keystile_common.audit import Actor, AuditLog, EventType
@@ -105,7 +108,7 @@ class UpstreamEndpoint:
         if asked is None or identifier is None:
             return await self._send(browser, None, None, name, hint=hint, is_switch=is_switch)
         provider = self._identities.providers[name]
-        destination = Destination(name, provider.title, provider.settings.issuer_url, hint, is_switch=is_switch)
+        destination = Destination(name, provider.title, provider.address, hint, is_switch=is_switch)
         return self._consent_page.before_sign_in(identifier, asked, browser, destination, self._action)
 
     async def _send(
@@ -132,20 +135,38 @@ class UpstreamEndpoint:
 
     async def callback(self, request: Request) -> Response:
         """What an identity sent the browser back with."""
-        browser, ip = await self._browsers.read(request), ip_of(request)
         name = request.path_params["identity"]
         parameters = single(parse(query_of(request)))
         state = parameters.get("state", "")
+        provider = self._identities.providers.get(name)
+        if provider is None or provider.service_metadata:  # those post their answers
+            raise sign_in_is_over()
+        return await self.finish(request, name, state, lambda: self._who(provider, parameters, state))
+
+    async def finish(self, request: Request, name: str, state: str, ask: Callable[[], Awaitable[SignIn]]) -> Response:
+        """Sign somebody in who comes back, in the browser that was sent, once.
+
+        Args:
+            request: of that browser.
+            name: of the identity.
+            state: of the sign-in.
+            ask: checks what the identity answered; called when the browser is the one that was sent.
+
+        Raises:
+            PageError: 400: no such sign-in is on its way in this browser.
+            RateLimitedError: too many tries from this address.
+        """
+        browser, ip = await self._browsers.read(request), ip_of(request)
         pending = await self._pending.take(state, browser.id, name)
         if pending is None:
-            raise _over()
+            raise sign_in_is_over()
         asked = await self._waiting.find(pending.request, browser) if pending.request else None
         count, left = await self._limits.count("login-address", ip, _WINDOW_SECONDS)
         if count > self._tries:
             self._page.record(name, "limited", None, asked, ip)
             raise RateLimitedError("login", left)
         try:
-            user = await self._who(name, parameters, state)
+            user = await self._identities.know(name, await ask())
         except IdentityUnavailableError as away:
             self._page.record(name, "unavailable", None, asked, ip)
             return self._away(away, browser, pending.request, asked)
@@ -161,8 +182,7 @@ class UpstreamEndpoint:
             await self._waiting.rebind(pending.request, asked, signed_in)
         return self._browsers.keep(signed_in, redirect(self._page.after(pending.request)))
 
-    async def _who(self, name: str, parameters: dict[str, str], state: str) -> User:
-        provider = self._identities.providers[name]
+    async def _who(self, provider: Provider, parameters: dict[str, str], state: str) -> SignIn:
         provider.check_issuer(parameters.get("iss"))
         error = parameters.get("error")
         if error is not None:
@@ -171,8 +191,7 @@ class UpstreamEndpoint:
             raise SignInRefusedError(f"answered {shown}", f"it answered {shown}")
         if "code" not in parameters:
             raise SignInRefusedError("no code", "its answer is not complete")
-        sign_in = await provider.sign_in(parameters["code"], self._pending.of(state))
-        return await self._identities.know(name, sign_in)
+        return await provider.sign_in(parameters["code"], self._pending.of(state))
 
     async def _remember(self, asked: AuthorizationRequest, user: User, ip: str) -> None:
         """Keep the consent that was given before the sign-in, as far as the user may give it."""
@@ -199,11 +218,11 @@ class UpstreamEndpoint:
         identifier: str | None,
         asked: AuthorizationRequest | None,
     ) -> Response:
-        sentence = f"{away.title} does not answer at the moment. Try again in a minute."
-        return self._page.show(browser, identifier, asked, error=sentence, status=503)
+        return self._page.show(browser, identifier, asked, error=away.sentence, status=503)
 
 
-def _over() -> PageError:
+def sign_in_is_over() -> PageError:
+    """What is said of an answer that no sign-in waits for."""
     return PageError(
         400,
         "This sign-in is over",

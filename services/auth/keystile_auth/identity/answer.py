@@ -41,18 +41,29 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """A sign-in that an identity vouches for; with `credential` it can be asked about the person again."""
+    """A sign-in that an identity vouches for.
+
+    With `credential` it can be asked about the person again; `until`, Unix seconds, is where its own session ends.
+    """
 
     identity: Identity
     credential: str = field(default="", repr=False)
+    until: float | None = None
 
 
 class IdentityUnavailableError(StoreUnavailableError):
-    """An identity does not answer, or answers what cannot be; nothing is known of the person."""
+    """An identity does not answer, or answers what cannot be; nothing is known of the person.
 
-    def __init__(self, title: str, why: str) -> None:
+    Args:
+        title: what people read of the identity.
+        why: a few words.
+        sentence: what the person reads, where it is not that trying again in a minute may help.
+    """
+
+    def __init__(self, title: str, why: str, sentence: str | None = None) -> None:
         super().__init__(f"{title}: {why}")
         self.title = title
+        self.sentence = sentence or f"{title} does not answer at the moment. Try again in a minute."
 
 
 class SignInRefusedError(Exception):

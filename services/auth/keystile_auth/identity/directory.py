@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -31,6 +32,7 @@ from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
 from keystile_common.client_certificate import ClientCertificate
 from keystile_common.metrics import JwksMetrics
+from keystile_common.settings import SettingsError
 
 if TYPE_CHECKING:
     from keystile_auth.identity.ldap.identity import LdapIdentity
@@ -47,7 +49,7 @@ class Identities:
 
     Args:
         settings: by name.
-        callback: the URL that providers send browsers back to; the identity's name is added.
+        issuer: our own URL, below which providers send browsers back.
         local: users with passwords here.
         users: where all users are.
         store: what is kept of users of other identities.
@@ -56,13 +58,13 @@ class Identities:
         metrics: counts fetches of providers' keys.
 
     Raises:
-        SettingsError: a plugin cannot be loaded, or what a directory needs is not there.
+        SettingsError: a plugin cannot be loaded, or what a directory or SAML needs is not there.
     """
 
     def __init__(
         self,
         settings: Mapping[str, IdentitySettings],
-        callback: str,
+        issuer: str,
         local: LocalUsers,
         users: UserStore,
         store: UpstreamStore,
@@ -87,11 +89,13 @@ class Identities:
             elif each.kind == "ldap":
                 self.directories[name] = ldap.directory(name, each)
             elif each.preset == "github":
-                self.providers[name] = GithubProvider(name, each, f"{callback}/{name}", clock)
+                self.providers[name] = GithubProvider(name, each, f"{issuer}/login/callback/{name}", clock)
             elif each.kind == "oidc":
-                self.providers[name] = OidcProvider(name, each, f"{callback}/{name}", clock, metrics)
+                self.providers[name] = OidcProvider(name, each, f"{issuer}/login/callback/{name}", clock, metrics)
             elif each.kind == "header":
                 self.header = HeaderIdentity(name, each, clock)
+            elif each.kind == "saml":
+                self.providers[name] = _saml_provider(name, each, f"{issuer}/saml/{name}", clock, store)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opened:
@@ -129,6 +133,11 @@ class Identities:
         return any(each.kind != "header" for each in self._settings.values())
 
     @property
+    def posting(self) -> dict[str, Provider]:
+        """Those that have the browser post their answers to us, by name."""
+        return {name: each for name, each in self.providers.items() if each.service_metadata}
+
+    @property
     def have_domains(self) -> bool:
         """Whether an e-mail address can tell an identity."""
         return any(each.domains for each in self._settings.values())
@@ -162,6 +171,7 @@ class Identities:
             groups=identity.groups,
             checked=now,
             credential=self._sealed(sub, sign_in.credential),
+            until=int(sign_in.until or 0),
         )
         await self._store.put(user)
         kept = await self._users.find(sub)
@@ -284,7 +294,8 @@ class Identities:
         raise IdentityUnavailableError(self.title(user.identity), "did not answer in time")
 
     def _is_fresh(self, user: User, settings: IdentitySettings) -> bool:
-        return self._clock() - user.checked < settings.recheck_seconds
+        is_over = 0 < user.until <= self._clock()
+        return not is_over and self._clock() - user.checked < settings.recheck_seconds
 
     def _can_ask(self, user: User) -> bool:
         if user.identity in self.providers:
@@ -296,7 +307,8 @@ class Identities:
         # Name, issuer and subject: the same subject of another identity, or of another server that took this one's
         # name, is another user. A local user's is shorter, so none is like it.
         settings = self._settings[name]
-        text = json.dumps([settings.kind, name, _issuer(settings), subject])
+        issuer = self.providers[name].issuer if name in self.providers else _issuer(settings)
+        text = json.dumps([settings.kind, name, issuer, subject])
         return f"user_{base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()}"
 
     def _sealed(self, sub: str, credential: str) -> str:
@@ -312,10 +324,23 @@ class Identities:
 
 
 def _issuer(settings: IdentitySettings) -> str | None:
-    """What tells one server that bears an identity's name from another."""
-    if settings.kind == "oidc":
-        return settings.issuer_url
+    """What tells one server that bears an identity's name from another, where it is no provider."""
     if settings.kind == "ldap":
         # Servers of a directory come and go, and what they call somebody is the same at all of them.
         return settings.subject.lower()
     return settings.plugin
+
+
+def _saml_provider(
+    name: str, settings: IdentitySettings, base: str, clock: Callable[[], float], store: UpstreamStore
+) -> Provider:
+    # Not before it is asked for: pysaml2 is an extra, and costs half a second and 25 MB.
+    try:
+        module = import_module("keystile_auth.identity.saml.provider")
+    except ModuleNotFoundError as problem:
+        raise SettingsError(
+            f"identity.{name}: the kind saml needs the package pysaml2 (here {problem.name} is missing); "
+            "'pip install keystile-auth[saml]' brings it"
+        ) from None
+    provider: Provider = module.SamlProvider(name, settings, base, clock, store)
+    return provider

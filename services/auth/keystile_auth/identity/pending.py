@@ -5,9 +5,10 @@ from base64 import urlsafe_b64encode
 
 from keystile_auth.identity.provider import Attempt
 from keystile_auth.store.upstream import PendingSignIn, UpstreamStore
-from keystile_auth.tokens.master_key import MasterKey
+from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
 
 _MAX_STATE_CHARACTERS = 64
+_POSTED_SECONDS = 60
 
 
 class PendingSignIns:
@@ -45,6 +46,26 @@ class PendingSignIns:
             request: the id of the authorization request that waits for it.
         """
         await self._store.put_sign_in(attempt.state, PendingSignIn(browser, identity, request), self._seconds)
+
+    async def awaits(self, state: str, identity: str) -> bool:
+        """Whether a sign-in of this `state` is on its way at `identity`, in whatever browser."""
+        if not 0 < len(state) <= _MAX_STATE_CHARACTERS:
+            return False
+        found = await self._store.find_sign_in(state)
+        return found is not None and found.identity == identity
+
+    async def put_posted(self, state: str, answer: str) -> None:
+        """Keep what an identity posted for a sign-in, encrypted, until the browser comes for it."""
+        sealed = self._master_key.encrypt(f"posted answer {state}", answer.encode())
+        await self._store.put_posted(state, sealed, _POSTED_SECONDS)
+
+    async def take_posted(self, state: str) -> str | None:
+        """What was posted for a sign-in, once, or None."""
+        sealed = await self._store.take_posted(state)
+        try:
+            return self._master_key.decrypt(f"posted answer {state}", sealed).decode() if sealed else None
+        except (WrongMasterKeyError, ValueError):
+            return None
 
     async def take(self, state: str, browser: str, identity: str) -> PendingSignIn | None:
         """The one of a `state`, once, in the browser that began it, from the identity it was for; else None."""

@@ -51,10 +51,13 @@ class Provider(HttpClient):
 
     Args:
         name: in the settings.
-        settings: of this identity, kind `oidc`.
+        settings: of this identity, kind `oidc` or `saml`.
         redirect_uri: where it sends browsers back to; no other identity has the same one.
         clock: Unix seconds.
     """
+
+    service_metadata: str = ""
+    """Our own metadata, an XML document, of those that post their answers to us (SAML)."""
 
     def __init__(self, name: str, settings: IdentitySettings, redirect_uri: str, clock: Callable[[], float]) -> None:
         authorities = None
@@ -69,6 +72,16 @@ class Provider(HttpClient):
         self._clock = clock
         self._client_id = settings.client_id or ""
         self._client_secret = settings.client_secret.get_secret_value() if settings.client_secret else None
+
+    @property
+    def issuer(self) -> str:
+        """What it calls itself: its users are others than those of another."""
+        return self.settings.issuer_url
+
+    @property
+    def address(self) -> str:
+        """A URL at the server that browsers are sent to, as far as it is known."""
+        return self.settings.issuer_url
 
     async def authorization_url(self, attempt: Attempt, login_hint: str | None, *, other_user: bool) -> str:
         """Where to send the browser.
@@ -143,18 +156,7 @@ class Provider(HttpClient):
         Raises:
             IdentityUnavailableError: none came, or one that is no such thing.
         """
-        try:
-            async with self.request(method, url, **arguments) as response:
-                body = b""
-                while len(body) <= _MAX_BYTES and not response.content.at_eof():
-                    body += await response.content.read(_MAX_BYTES + 1 - len(body))
-                status = response.status
-        except (aiohttp.ClientError, OSError, ValueError, TimeoutError):
-            raise IdentityUnavailableError(self.title, "could not be reached") from None
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
-            raise IdentityUnavailableError(self.title, f"answered {status}")
-        if len(body) > _MAX_BYTES:
-            raise IdentityUnavailableError(self.title, "answered more than it may")
+        status, body = await self._body(method, url, _MAX_BYTES, **arguments)
         try:
             content = json.loads(body)
         except (ValueError, RecursionError):
@@ -166,6 +168,26 @@ class Provider(HttpClient):
                 raise IdentityUnavailableError(self.title, "answered something that is no JSON object")
             content = {}
         return Answer(status, content)
+
+    async def _body(self, method: str, url: str, most: int, **arguments: Any) -> tuple[int, bytes]:
+        """The status and the body of an answer, of `most` bytes.
+
+        Raises:
+            IdentityUnavailableError: none came, or one that says to come later.
+        """
+        try:
+            async with self.request(method, url, **arguments) as response:
+                body = b""
+                while len(body) <= most and not response.content.at_eof():
+                    body += await response.content.read(most + 1 - len(body))
+                status = response.status
+        except (aiohttp.ClientError, OSError, ValueError, TimeoutError):
+            raise IdentityUnavailableError(self.title, "could not be reached") from None
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise IdentityUnavailableError(self.title, f"answered {status}")
+        if len(body) > most:
+            raise IdentityUnavailableError(self.title, "answered more than it may")
+        return status, body
 
     def _identity(self, subject: str, claims: Mapping[str, Any], name_claims: tuple[str, ...], groups: str) -> Identity:
         """The person of `claims`, who must be one of those who may sign in here."""

@@ -1,11 +1,13 @@
 """What an operator says of an identity."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, model_validator
 
 from keystile_auth.identity.ldap.settings import LdapSettings
-from keystile_common.settings import HostName, PublicUrl, Section
+from keystile_common.settings import HostName, PublicUrl, Section, is_loopback_host
 
 Preset = Literal["generic", "google", "entra", "okta", "keycloak", "auth0", "github"]
 IdentityName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -27,13 +29,31 @@ _HOST_NAMES = TypeAdapter[str](HostName)
 CertificateName = Annotated[str, AfterValidator(_certificate_name)]
 """A subject alternative name of a certificate: a host name, or a URI."""
 
+
+def _metadata_url(value: str) -> str:
+    url = urlsplit(value)
+    secure = url.scheme == "https" or (url.scheme == "http" and is_loopback_host(url.hostname))
+    if not secure or not url.hostname or url.fragment or url.username or url.password or not value.isascii():
+        raise ValueError("must be an https URL without fragment, user or password")
+    return value
+
+
+MetadataUrl = Annotated[str, AfterValidator(_metadata_url)]
+"""Where a document is fetched from: https, or http on a loopback host; with a query, if it must be."""
+
 _ISSUERS = {"google": "https://accounts.google.com", "github": "https://github.com"}
 _OF_OIDC = {
     "preset", "issuer", "client_id", "client_secret", "scopes", "userinfo", "username_claim", "groups_claim",
     "required_claims", "anyone", "recheck", "ca_file",
 }  # fmt: skip
+_OF_SAML = {
+    "metadata_url", "metadata_file", "metadata_certificate_file", "entity_id", "idp_entity_id", "name_id_format",
+    "subject_claim", "leeway_seconds", "key", "certificate", "username_claim", "groups_claim", "required_claims",
+    "ca_file", "domains", "recheck_seconds",
+}  # fmt: skip
 _OF_KIND = {
     "local": set[str](),
+    "saml": _OF_SAML,
     "oidc": _OF_OIDC | {"domains", "recheck_seconds", "recheck_allowance_seconds"},
     "ldap": {*LdapSettings.model_fields, "recheck_seconds", "recheck_allowance_seconds"},
     "plugin": {"plugin", "recheck_seconds", "recheck_allowance_seconds"},
@@ -50,15 +70,15 @@ _OF_KIND = {
 
 
 class _AnyIdentity(Section):
-    kind: Literal["local", "oidc", "ldap", "plugin", "header"]
+    kind: Literal["local", "oidc", "saml", "ldap", "plugin", "header"]
     title: str | None = Field(default=None, min_length=1, max_length=80)
 
 
 class IdentitySettings(LdapSettings, _AnyIdentity):
     """Who says who somebody is; by default local users alone ([how to set each up](identity.md)).
 
-    `kind` is `local`, `oidc`, `ldap`, `plugin` or `header`; the others of these settings are for the kind that they
-    speak of.
+    `kind` is `local`, `oidc`, `saml`, `ldap`, `plugin` or `header`; the others of these settings are for the kind that
+    they speak of.
     """
 
     domains: list[HostName] = []
@@ -72,6 +92,16 @@ class IdentitySettings(LdapSettings, _AnyIdentity):
     groups_claim: str | None = None
     required_claims: dict[str, list[str]] = {}
     anyone: bool = False
+    metadata_url: MetadataUrl | None = None
+    metadata_file: Path | None = None
+    metadata_certificate_file: Path | None = None
+    entity_id: str | None = Field(default=None, min_length=1, max_length=1024)
+    idp_entity_id: str | None = Field(default=None, min_length=1, max_length=1024)
+    name_id_format: Literal["persistent", "email", "unspecified", "transient"] = "persistent"
+    subject_claim: str | None = Field(default=None, min_length=1)
+    leeway_seconds: int = Field(default=60, ge=0, le=300)
+    key: SecretStr | None = None
+    certificate: str | None = None
     plugin: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     certificate_names: list[CertificateName] = []
     user_header: HeaderName = "X-Remote-User"
@@ -96,7 +126,19 @@ class IdentitySettings(LdapSettings, _AnyIdentity):
             self.check_ldap()
         if self.kind == "header":
             self._check_header()
+        if self.kind == "saml":
+            self._check_saml()
         return self
+
+    def _check_saml(self) -> None:
+        if (self.metadata_url is None) == (self.metadata_file is None):
+            raise ValueError("needs exactly one of metadata_url and metadata_file, the identity provider's metadata")
+        if (self.key is None) != (self.certificate is None):
+            raise ValueError("needs key and certificate, or neither")
+        if self.name_id_format == "transient" and self.subject_claim is None:
+            raise ValueError("subject_claim is missing; a transient NameID is another one at each sign-in")
+        if self.ca_file and self.metadata_file:
+            raise ValueError("ca_file is for metadata_url")
 
     def _check_oidc(self) -> None:
         if self.client_id is None:

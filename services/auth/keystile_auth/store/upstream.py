@@ -75,9 +75,36 @@ class UpstreamStore:
             text = await self._store.redis.getdel(_state(state))
         return PendingSignIn(**json.loads(text)) if text else None
 
+    async def put_posted(self, state: str, answer: str, seconds: int) -> None:
+        """Keep what an identity posted for a sign-in until its browser comes for it; the last one counts."""
+        with self._store.operation("sign_in.put_posted"):
+            await self._store.redis.set(_posted(state), answer, ex=seconds)
+
+    async def take_posted(self, state: str) -> str | None:
+        """What was posted for a sign-in, once, or None."""
+        with self._store.operation("sign_in.take_posted"):
+            answer: str | None = await self._store.redis.getdel(_posted(state))
+        return answer
+
+    async def use_assertion(self, issuer: str, identifier: str, seconds: int) -> bool:
+        """Note an assertion as used, for as long as it holds; False when it was used before.
+
+        Args:
+            issuer: whose it is.
+            identifier: its ID.
+            seconds: until it expires.
+        """
+        key = hashlib.sha256(json.dumps([issuer, identifier]).encode()).hexdigest()
+        ours = secrets.token_urlsafe(12)
+        with self._store.operation("assertion.use"):
+            held = await self._store.redis.set(f"ks:assertion:{key}", ours, nx=True, get=True, ex=seconds)
+        # It is our own when the answer got lost and the command was sent again.
+        return held in {None, ours}
+
 
 def _heard(user: User) -> dict[str, str]:
-    return {"groups": json.dumps(user.groups), "checked": str(user.checked), "credential": user.credential}
+    groups, checked, until = json.dumps(user.groups), str(user.checked), str(user.until)
+    return {"groups": groups, "checked": checked, "credential": user.credential, "until": until}
 
 
 def _flat(fields: dict[str, str]) -> list[str]:
@@ -94,3 +121,7 @@ def _claim(sub: str) -> str:
 
 def _state(state: str) -> str:
     return f"ks:sign-in:{hashlib.sha256(state.encode()).hexdigest()}"
+
+
+def _posted(state: str) -> str:
+    return f"ks:posted:{hashlib.sha256(state.encode()).hexdigest()}"

@@ -21,7 +21,8 @@ class User:
 
     An empty `password_hash` is one that no password has.
     `identity` is what knows the person: `local`, or the name of one elsewhere, and then `subject`, `groups`, when it
-    was last heard (`checked`, Unix seconds) and what it can be asked with again (`credential`, encrypted) are its own.
+    was last heard (`checked`, Unix seconds), what it can be asked with again (`credential`, encrypted) and when its own
+    session ends (`until`, Unix seconds, 0 where it does not say) are its own.
     """
 
     sub: str
@@ -34,6 +35,7 @@ class User:
     groups: tuple[str, ...] = ()
     checked: int = 0
     credential: str = field(default="", repr=False)
+    until: int = 0
 
 
 class UserStore:
@@ -223,6 +225,7 @@ def _user(sub: str, fields: dict[str, str]) -> User | None:
         groups=tuple(json.loads(fields.get("groups", "[]"))),
         checked=int(fields.get("checked", "0")),
         credential=fields.get("credential", ""),
+        until=int(fields.get("until", "0")),
     )
 
 
