@@ -32,11 +32,19 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """What it has used of its core, where /proc tells."""
-        path = Path(f"/proc/{self.process.pid}/stat")
-        if not path.exists():
+        folder = Path(f"/proc/{self.process.pid}")
+        if not folder.exists():
             return float("nan")
-        fields = path.read_text().rpartition(")")[2].split()
+        threads = list(folder.glob("task/*/schedstat"))
+        if threads:  # in nanoseconds, where the kernel counts them
+            return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def resident_bytes(self) -> int:
+        """What it has in memory, where /proc tells."""
+        path = Path(f"/proc/{self.process.pid}/statm")
+        return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
 
 
 @contextlib.contextmanager
@@ -47,15 +55,20 @@ def server(kind: str, upstream: str | None = None) -> Iterator[Server]:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/mcp"
     try:
-        deadline = time.monotonic() + 60
-        while not _listens(port):
-            assert process.poll() is None, "the server stopped"
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.05)
+        wait_for(process, port)
         yield Server(process, url)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(15)
+
+
+def wait_for(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Return once something listens on `port`."""
+    deadline = time.monotonic() + 60
+    while not _listens(port):
+        assert process.poll() is None, "the server stopped"
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.05)
 
 
 def _listens(port: int) -> bool:

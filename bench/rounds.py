@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 ROUNDS = 5
+SERVER_CORE = 1
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Result:
         spread: the least and the most of the rounds.
         goal: what it should be, or "" where there is no goal.
         met: whether it is; None where there is no goal.
+        reference: the name in `reference.json` that a ratio is compared with by `--quick`, or "".
+        median: the median as a number.
     """
 
     name: str
@@ -27,6 +30,8 @@ class Result:
     spread: str
     goal: str = ""
     met: bool | None = None
+    reference: str = ""
+    median: float = 0.0
 
 
 def interleaved(measures: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -41,7 +46,13 @@ def interleaved(measures: dict[str, Callable[[], float]]) -> dict[str, list[floa
 
 
 def result(
-    name: str, values: list[float], unit: str, *, most: float | None = None, least: float | None = None
+    name: str,
+    values: list[float],
+    unit: str,
+    *,
+    most: float | None = None,
+    least: float | None = None,
+    reference: str = "",
 ) -> Result:
     """A line about `values`, one a round, with a bound for their median."""
     median = statistics.median(values)
@@ -51,7 +62,7 @@ def result(
         goal, met = f"at most {most:g}{unit}", median <= most
     elif least is not None:
         goal, met = f"at least {least:g}{unit}", median >= least
-    return Result(name, f"{median:.3g}{unit}", spread, goal, met)
+    return Result(name, f"{median:.3g}{unit}", spread, goal, met, reference, median)
 
 
 def ratios(of: list[float], to: list[float]) -> list[float]:

@@ -1,8 +1,8 @@
 """The servers that are measured, each a process: `python -m bench.serve KIND PORT [UPSTREAM]`.
 
-bare is the SDK's server with no authorization; keystile the same server behind the bearer, the policy, the audit
-log and the metrics; proxy is Keystile before UPSTREAM. Introspection is answered from memory in the same process,
-and asked for once in 30 seconds.
+hello is uvicorn with an application that says hello. bare is the SDK's server with no authorization; keystile the
+same server behind the bearer, the policy, the audit log and the metrics; proxy is Keystile before UPSTREAM.
+Introspection is answered from memory in the same process, and asked for once in 30 seconds.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bench.rounds import pin
+from bench.rounds import SERVER_CORE, pin
 from keystile_common import audit, opaque, traces
 from keystile_common.metrics import McpMetrics
 from keystile_common.settings import AuditSettings, TraceSettings
@@ -26,7 +26,6 @@ from keystile_mcp.settings import McpSettings
 from keystile_mcp.streams import OpenStreams
 from tests.integration.mcp.resource_server import CLIENT_SECRET, authorization_server
 
-SERVER_CORE = 1
 _TEXT = opaque.ACCESS_TOKEN_PREFIX + "A" * 43
 TOKEN = _TEXT + opaque.checksum(_TEXT)
 
@@ -64,11 +63,21 @@ def settings(resource: str, issuer: str, upstream: str | None = None) -> McpSett
     return McpSettings.model_validate(values)
 
 
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 (ASGI)
+    """Say hello, the least that an ASGI application can do."""
+    if scope["type"] == "http":
+        headers = [(b"content-type", b"text/plain"), (b"content-length", b"5")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+
 async def _serve(kind: str, port: int, upstream: str | None) -> None:
     async with AsyncExitStack() as stack:
-        app = bare() if kind == "bare" else await _keystile(stack, f"http://127.0.0.1:{port}/mcp", upstream)
+        app: ASGIApp = hello
+        if kind != "hello":
+            app = bare() if kind == "bare" else await _keystile(stack, f"http://127.0.0.1:{port}/mcp", upstream)
         config = uvicorn.Config(
-            app, port=port, log_config=None, access_log=False, proxy_headers=False, server_header=False, lifespan="on"
+            app, port=port, log_config=None, access_log=False, proxy_headers=False, server_header=False, lifespan="auto"
         )
         await uvicorn.Server(config).serve()
 

@@ -261,6 +261,10 @@ auth.tokens.code_seconds
     Lifetime of an authorization code.
 auth.tokens.refresh_grace_seconds
     For how long a rotated refresh token still gets its successor again, instead of ending the grant.
+auth.tokens.client_cache
+    How many access tokens each process keeps in memory, so that they are introspected without asking the store, while
+    the store tells it of every change (CLIENT TRACKING; Valkey, or Redis 6 or newer). Works with store.url alone. 0
+    keeps none.
 auth.signing_keys.rotate_after_seconds
     The age at which `keystile keys rotate` lets the next key sign.
 auth.sessions.idle_seconds

@@ -51,19 +51,21 @@ def lossy_proxy(store_port: int) -> Iterator[LossyProxy]:
                 await writer.drain()
 
         task = asyncio.ensure_future(back())
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                lossy = lossy or proxy.sees(data)
-                there.write(data)
-                await there.drain()
-                if lossy:
-                    await task
-                    break
-        task.cancel()
-        for each in (writer, there):
-            each.close()
-        with suppress(OSError, asyncio.CancelledError):
-            await task
+        try:
+            with suppress(OSError):
+                while data := await reader.read(65536):
+                    lossy = lossy or proxy.sees(data)
+                    there.write(data)
+                    await there.drain()
+                    if lossy:
+                        await task
+                        break
+        finally:
+            task.cancel()
+            for each in (writer, there):
+                each.close()
+            with suppress(OSError, asyncio.CancelledError):
+                await task
 
     async def run() -> None:
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
@@ -75,6 +77,7 @@ def lossy_proxy(store_port: int) -> Iterator[LossyProxy]:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports that were told to close do so in turns of the loop of their own
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()

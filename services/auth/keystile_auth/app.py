@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -30,7 +31,7 @@ from keystile_auth.endpoints.consent import ConsentEndpoint
 from keystile_auth.endpoints.consent_page import ConsentPage
 from keystile_auth.endpoints.errors import AnsweredErrors, ErrorAnswers
 from keystile_auth.endpoints.header_sign_in import HeaderSignIn
-from keystile_auth.endpoints.introspection import IntrospectionEndpoint
+from keystile_auth.endpoints.introspection import Direct, IntrospectionEndpoint
 from keystile_auth.endpoints.login import LoginEndpoint
 from keystile_auth.endpoints.pages import Pages, redirect
 from keystile_auth.endpoints.registration import RegistrationEndpoint
@@ -49,8 +50,9 @@ from keystile_auth.identity.directory import Identities
 from keystile_auth.identity.local import LocalUsers
 from keystile_auth.identity.pending import PendingSignIns
 from keystile_auth.settings import AuthSettings, MachineClientSettings, ResourceSettings, decode_master_key
+from keystile_auth.store.access_token_cache import AccessTokenCache
 from keystile_auth.store.clients import ClientStore
-from keystile_auth.store.grants import GrantStore
+from keystile_auth.store.grants import KEYS_OF_GRANTS, GrantStore
 from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.sessions import SessionStore
 from keystile_auth.store.signing_keys import SigningKeyStore
@@ -67,6 +69,7 @@ from keystile_common.limits import LimitsMiddleware
 from keystile_common.metrics import AuthMetrics
 from keystile_common.outbound import PublicFetcher
 from keystile_common.store import Store, StoreUnavailableError
+from keystile_common.store_tracking import ChangedKeys
 from keystile_common.traces import TraceMiddleware
 
 MAX_BODY_BYTES = 64 * 1024
@@ -74,6 +77,15 @@ MAX_BODY_BYTES = 64 * 1024
 
 class _Endpoint(Protocol):
     def routes(self, prefix: str) -> list[Route]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What requests come to, and the access tokens in memory, if any are to be kept."""
+
+    routes: list[BaseRoute]
+    introspection: IntrospectionEndpoint
+    cache: AccessTokenCache | None
 
 
 def create_metrics() -> AuthMetrics:
@@ -141,12 +153,15 @@ def create_app(
             await stack.enter_async_context(identities)
             if service_accounts is not None:
                 await stack.enter_async_context(service_accounts)
+            if served.cache is not None:
+                changes = ChangedKeys(store.redis, KEYS_OF_GRANTS, served.cache.forget)
+                served.cache.follow(await stack.enter_async_context(changes))
             yield
         await store.close()
 
     # Starlette would mend a trailing slash by a 307 to the host that the request names.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    routes = _endpoints(
+    served = _endpoints(
         settings,
         store,
         metrics,
@@ -160,11 +175,13 @@ def create_app(
         pages,
         identities,
     )
-    routes += metadata.routes(settings, resources, keys)
+    routes = [*served.routes, *metadata.routes(settings, resources, keys)]
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
-    ErrorAnswers(pages, metrics, prefix).register(app)
+    errors = ErrorAnswers(pages, metrics, prefix)
+    errors.register(app)
+    direct = Direct(AnsweredErrors(app), served.introspection, f"{prefix}/introspect", errors)
     larger = {f"{prefix}/saml/{name}/acs": MAX_SAML_BYTES for name in identities.posting}
-    limited = LimitsMiddleware(AnsweredErrors(app), MAX_BODY_BYTES, larger)
+    limited = LimitsMiddleware(direct, MAX_BODY_BYTES, larger)
     return TraceMiddleware(limited, tracer)
 
 
@@ -181,13 +198,14 @@ def _endpoints(
     resources: Resources,
     pages: Pages,
     identities: Identities,
-) -> list[BaseRoute]:
+) -> _Served:
     issuer, prefix = settings.issuer, urlsplit(settings.issuer).path
+    cache = AccessTokenCache(settings.tokens.client_cache) if settings.tokens.client_cache else None
     clients, limits, users, grants = (
         ClientStore(store),
         LimitStore(store),
         UserStore(store),
-        GrantStore(store),
+        GrantStore(store, cache),
     )
     sessions = SessionStore(
         store,
@@ -247,9 +265,10 @@ def _endpoints(
         limits,
         tries_per_address=settings.sign_in.failures_per_5_minutes_and_address,
     )
+    introspection = IntrospectionEndpoint(resource_authenticator, access_tokens, grants, audit, metrics)
     endpoints: list[_Endpoint] = [
         TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics),
-        IntrospectionEndpoint(resource_authenticator, access_tokens, grants, audit, metrics),
+        introspection,
         RevocationEndpoint(authenticator, grants, access_tokens, refresh_tokens, audit, metrics),
         AuthorizationEndpoint(issuer, directory, resources, browsers, waiting, audit, metrics),
         LoginEndpoint(
@@ -281,7 +300,8 @@ def _endpoints(
             metrics,
         )
         routes.extend(registration.routes(prefix))
-    return [*routes, Route(f"{prefix}/", _to_account(prefix), methods=["GET"])]
+    routes.append(Route(f"{prefix}/", _to_account(prefix), methods=["GET"]))
+    return _Served(routes, introspection, cache)
 
 
 def _resource(name: str, settings: ResourceSettings) -> Resource:

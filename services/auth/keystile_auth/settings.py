@@ -106,12 +106,13 @@ class ResourceSettings(ProofSettings):
 
 
 class TokenSettings(Section):
-    """Lifetimes."""
+    """Lifetimes, and how many access tokens each process keeps in memory."""
 
     access_token_seconds: int = Field(default=900, ge=1, le=86400)
     refresh_token_seconds: int = Field(default=30 * 86400, ge=1)
     code_seconds: int = Field(default=60, ge=1, le=60)
     refresh_grace_seconds: int = Field(default=10, ge=0, le=60)
+    client_cache: int = Field(default=0, ge=0, le=1_000_000)
 
 
 class SigningKeySettings(Section):
@@ -281,6 +282,13 @@ class AuthSettings(ServiceSettings):
     def all_resources(self) -> Mapping[str, ResourceSettings]:
         """Every resource that tokens are issued for."""
         return self.resources
+
+    @model_validator(mode="after")
+    def _cache_can_follow_the_store(self) -> Self:
+        # A master that was replaced, or a node that lost a slot, goes on to say that nothing has changed.
+        if self.tokens.client_cache and (self.store.sentinels or self.store.cluster):
+            raise ValueError("tokens.client_cache works with store.url alone; leave it out with sentinels and clusters")
+        return self
 
     @model_validator(mode="after")
     def _resources_differ(self) -> Self:

@@ -26,7 +26,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     client_certificate: ClientCertificate | None = None
     """What the client of this connection showed."""
 
-    _deadline: asyncio.TimerHandle | None = None
+    _due: float | None = None
+    _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
 
@@ -39,6 +40,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_waiting()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -77,13 +80,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._expect_request()
 
     def _expect_request(self) -> None:
-        self._stop_waiting()
-        self._deadline = self.loop.call_later(self.request_seconds, self._too_late)
+        # One timer goes on from request to request: to make and cancel one for each would cost more than it guards.
+        self._due = self.loop.time() + self.request_seconds
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.request_seconds, self._look_at_clock)
 
     def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._due = None
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        if self._due is None:
+            return
+        left = self._due - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look_at_clock)
+        else:
+            self._too_late()
 
     def _current(self) -> RequestResponseCycle | None:
         """The request that is read or answered now."""

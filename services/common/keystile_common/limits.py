@@ -73,10 +73,12 @@ class LimitsMiddleware:
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"all headers together must be at most {MAX_HEADER_BYTES} bytes",
             )
-        if any(not value.isdigit() for value in lengths):
-            return HTTPStatus.BAD_REQUEST, "Content-Length must be a number"
-        if any(len(value) > _MAX_DIGITS or int(value) > most for value in lengths):
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _body_sentence(most)
+        for value in lengths:
+            if not value.isdigit():
+                return HTTPStatus.BAD_REQUEST, "Content-Length must be a number"
+        for value in lengths:
+            if len(value) > _MAX_DIGITS or int(value) > most:
+                return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _body_sentence(most)
         return None
 
 

@@ -16,6 +16,7 @@ ACCESS_TOKEN_PREFIX = "kst_at_"
 CHECKSUM_LENGTH = 6
 
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _ACCESS_TOKEN = re.compile(rf"{ACCESS_TOKEN_PREFIX}[A-Za-z0-9_-]{{43}}[0-9A-Za-z]{{{CHECKSUM_LENGTH}}}")
 
 
@@ -28,12 +29,9 @@ def checksum(text: str) -> str:
     Returns:
         CRC-32 of `text` in base 62 (digits, capitals, small letters), most significant first, padded to six.
     """
-    value = zlib.crc32(text.encode("ascii"))
-    digits = ""
-    for _ in range(CHECKSUM_LENGTH):
-        value, digit = divmod(value, len(_ALPHABET))
-        digits = _ALPHABET[digit] + digits
-    return digits
+    value, last = divmod(zlib.crc32(text.encode("ascii")), len(_PAIRS))
+    first, middle = divmod(value, len(_PAIRS))
+    return _PAIRS[first] + _PAIRS[middle] + _PAIRS[last]
 
 
 def is_well_formed(token: str) -> bool:

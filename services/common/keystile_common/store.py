@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace import INVALID_SPAN, NoOpTracer, Span, SpanKind, Tracer
+from prometheus_client import Histogram
 from redis import exceptions
 
 from keystile_common.metrics import StoreMetrics
@@ -51,10 +52,14 @@ class Store:
         self.redis: Any = redis
         self._metrics = metrics
         self._tracer = tracer
+        self._durations: dict[str, Histogram] = {}
 
     def operation(self, name: str) -> "Operation":
         """Name what is done inside the `with` block, from a closed set such as `grant.redeem`."""
-        return Operation(name, self._metrics, self._tracer)
+        duration = self._durations.get(name)
+        if duration is None:
+            duration = self._durations[name] = self._metrics.operation_duration.labels(name)
+        return Operation(name, duration, self._metrics, self._tracer)
 
     async def wait_until_reachable(self, seconds: float) -> None:
         """Wait for a store that is being started, too.
@@ -108,24 +113,27 @@ class Store:
 class Operation:
     """One store operation under way; see `Store.operation`."""
 
-    __slots__ = ("_metrics", "_name", "_span", "_started", "_tracer")
+    __slots__ = ("_duration", "_metrics", "_name", "_span", "_started", "_tracer")
 
-    def __init__(self, name: str, metrics: StoreMetrics, tracer: Tracer) -> None:
+    def __init__(self, name: str, duration: Histogram, metrics: StoreMetrics, tracer: Tracer) -> None:
         self._name = name
+        self._duration = duration
         self._metrics = metrics
         self._tracer = tracer
 
     def __enter__(self) -> Self:
         self._started = time.perf_counter()
-        self._span: Span = self._tracer.start_span(
-            f"store {self._name}", kind=SpanKind.CLIENT, attributes={"db.system.name": "redis"}
-        )
+        self._span: Span = INVALID_SPAN
+        if not isinstance(self._tracer, NoOpTracer):  # its spans would be seen by nobody
+            self._span = self._tracer.start_span(
+                f"store {self._name}", kind=SpanKind.CLIENT, attributes={"db.system.name": "redis"}
+            )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._metrics.operation_duration.labels(self._name).observe(time.perf_counter() - self._started)
+        self._duration.observe(time.perf_counter() - self._started)
         try:
             if isinstance(problem, exceptions.RedisError | OSError):
                 failure = _failure(problem)

@@ -13,6 +13,7 @@ from redis.backoff import ConstantBackoff
 
 from keystile_common.settings import SettingsError, StoreSettings
 from keystile_common.store_batch import Batch, Command
+from keystile_common.store_together import Together
 
 # In a burst a request waits its turn; with one try of a command behind it this stays under two seconds.
 POOL_WAIT_SECONDS = 1.0
@@ -24,13 +25,38 @@ class StoreRefusedError(exceptions.ConnectionError):
     """A refusal that waiting does not mend; `str()` says what to change."""
 
 
+_TOGETHER = frozenset({"EVALSHA", "GET", "HGETALL", "SET"})
+"""Commands that are short, never wait in the server, and come often."""
+
+
 class Client(Redis):
     """A client of one server, or of whichever server its pool leads to; a command ends in `LONGEST_SECONDS`."""
 
+    _together: Together | None = None
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command; a `TimeoutError` after `LONGEST_SECONDS`."""
-        async with asyncio.timeout(LONGEST_SECONDS):
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        name = args[0]
+        if name not in _TOGETHER:
+            async with asyncio.timeout(LONGEST_SECONDS):
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        if self._together is None:
+            self._together = Together(self.connection_pool, self._answer_seconds, LONGEST_SECONDS)
+        answer = await self._together.send(*args)
+        options.pop("keys", None)  # as redis-py's parse_response does
+        callback = self.response_callbacks.get(name)
+        return answer if callback is None else callback(answer, **options)
+
+    @property
+    def _answer_seconds(self) -> float | None:
+        seconds: float | None = self.connection_pool.connection_kwargs.get("socket_timeout")
+        return seconds
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """End what is under way, and close every connection."""
+        if self._together is not None:
+            await self._together.close()
+        await super().aclose(close_connection_pool)
 
     def batch(self) -> Batch:
         """Commands that are sent together; they too end in `LONGEST_SECONDS`."""

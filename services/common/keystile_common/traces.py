@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keystile_common.settings import TraceSettings
 
+_CONTEXT = frozenset({b"traceparent", b"tracestate"})
+
 
 class Tracing:
     """A tracer, and what must be called at the end so that no span is lost."""
@@ -48,6 +50,7 @@ class TraceMiddleware:
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app = app
         self._tracer = tracer
+        self._is_silent = isinstance(tracer, NoOpTracer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -55,10 +58,11 @@ class TraceMiddleware:
             await self._app(scope, receive, send)
             return
         carrier = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in scope["headers"]
-            if name in {b"traceparent", b"tracestate"}
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in _CONTEXT
         }
+        if self._is_silent and not carrier:
+            await self._app(scope, receive, send)  # no span, and no caller's trace to name in the audit log
+            return
         with self._tracer.start_as_current_span(
             f"{scope['method']} {scope['path'][:200]}",
             context=propagate.extract(carrier),

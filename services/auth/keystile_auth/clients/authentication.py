@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from keystile_auth.clients.service_account import ServiceAccountTokens
 from keystile_auth.errors import OAuthError
 from keystile_auth.tokens.resources import Resource
 
+_REMEMBERED = 1_000
+"""Headers with a right secret; a resource has one, or a few spellings of it."""
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -127,6 +130,29 @@ class ResourceAuthenticator:
         self._resources = resources
         self._credentials = {each.id: each for each in credentials}
         self._proofs = proofs
+        self._proved: OrderedDict[bytes, tuple[str, Resource]] = OrderedDict()
+
+    def proved(self, authorization: bytes) -> Resource | None:
+        """The resource that this Authorization header proved before, if its secret is still the same; else None.
+
+        Args:
+            authorization: the header's value, the only one of its request.
+        """
+        # Found by its digest: how much of a header is right does not show in the time that takes.
+        secret_hash, resource = self._proved.get(hashlib.sha256(authorization).digest(), ("", None))
+        if resource is None:
+            return None
+        current = self._credentials[resource.name].secret_hash or ""
+        return resource if secrets.compare_digest(secret_hash, current) and current else None
+
+    def remember(self, authorization: bytes, resource: Resource) -> None:
+        """Keep that this header, alone, proved a resource by its secret; no other proof may be used twice."""
+        secret_hash = self._credentials[resource.name].secret_hash
+        if secret_hash is None:
+            return
+        self._proved[hashlib.sha256(authorization).digest()] = secret_hash, resource
+        if len(self._proved) > _REMEMBERED:
+            self._proved.popitem(last=False)
 
     async def authenticate(self, presented: PresentedCredentials) -> Resource:
         """The resource that `presented` proves.

@@ -13,7 +13,8 @@ from keystile_auth.clients.authentication import JWT_BEARER, PresentedCredential
 from keystile_auth.errors import OAuthError
 
 MAX_PARAMETERS = 50
-_FORM = "application/x-www-form-urlencoded"
+_CONTROL = re.compile(r"[\x00-\x1f]")
+FORM = "application/x-www-form-urlencoded"
 
 
 def parse(text: str) -> tuple[dict[str, str], set[str]]:
@@ -28,7 +29,7 @@ def parse(text: str) -> tuple[dict[str, str], set[str]]:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS, errors="strict")
     except (ValueError, UnicodeDecodeError):
         raise OAuthError("invalid_request", f"at most {MAX_PARAMETERS} parameters, in UTF-8") from None
-    if any(ord(c) < ord(" ") for pair in pairs for c in "".join(pair)):
+    if any(_CONTROL.search(each) for pair in pairs for each in pair):
         raise OAuthError("invalid_request", "a parameter has a control character")
     values: dict[str, str] = {}
     repeated = set()
@@ -74,12 +75,12 @@ async def form(request: Request, *, folded: bool = False) -> dict[str, str]:
         OAuthError: `invalid_request`: another content type, not a form, or a parameter twice.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != _FORM:
-        raise OAuthError("invalid_request", f"the body must be {_FORM}")
+    if content_type != FORM:
+        raise OAuthError("invalid_request", f"the body must be {FORM}")
     try:
         text = (await request.body()).decode("ascii")
     except UnicodeDecodeError:
-        raise OAuthError("invalid_request", f"the body must be {_FORM}: percent-encoded ASCII") from None
+        raise OAuthError("invalid_request", f"the body must be {FORM}: percent-encoded ASCII") from None
     if folded:
         text = re.sub("%0[AaDd]", "", text)
     return single(parse(text))

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from keystile_auth.store import scripts
+from keystile_auth.store.access_token_cache import AccessTokenCache
+from keystile_auth.store.stored_access_token import StoredAccessToken
 from keystile_common.store import Store
 
+KEYS_OF_GRANTS = "ks:{"
+"""How the keys of grants and their access tokens begin, and no others."""
 TOMBSTONE_MS = 600_000
 """How long an ended or never redeemed grant is remembered, so that a replay is told from junk."""
 _BATCH = 200
@@ -66,15 +70,6 @@ class NewAccessToken:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredAccessToken:
-    """A live access token: when it expires (Unix seconds), for whom it is, and its introspection answer."""
-
-    expires: int
-    audience: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What an issue, redemption or rotation came to: the script's word, and what holds for the access token.
 
@@ -88,10 +83,16 @@ class Outcome:
 
 
 class GrantStore:
-    """All that is stored about grants. Every method raises `StoreUnavailableError` when the store is away."""
+    """All that is stored about grants. Every method raises `StoreUnavailableError` when the store is away.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: where it is.
+        cache: of access tokens; None where every one is looked up.
+    """
+
+    def __init__(self, store: Store, cache: AccessTokenCache | None = None) -> None:
         self._store = store
+        self._cache = cache
         register = store.redis.register_script
         self._create = register(scripts.read_for_grant("create_grant"))
         self._put_into_list = register(scripts.read("list_grant"))
@@ -199,14 +200,24 @@ class GrantStore:
         return Outcome("issued", access.seconds, int(expires), scope)
 
     async def find_access_token(self, grant_id: str, token_hash: str) -> StoredAccessToken | None:
-        """The access token of this hash while it lives, in one GET."""
+        """The access token of this hash while it lives, in one GET, or none where it is in memory."""
+        key = f"{_key(grant_id)}:a:{token_hash}"
+        if self._cache is None:
+            return await self._read_access_token(key)
+        name = key.encode()
+        kept = self._cache.find(name)
+        if kept is not None:
+            return kept
+        with self._cache.reading(name) as reading:
+            token = await self._read_access_token(key)
+            if token is not None:
+                self._cache.keep(name, token, reading)
+            return token
+
+    async def _read_access_token(self, key: str) -> StoredAccessToken | None:
         with self._store.operation("token.find"):
-            value: str | None = await self._store.redis.get(f"{_key(grant_id)}:a:{token_hash}")
-        if value is None:
-            return None
-        head, answer = value.split("\n", 1)
-        expires, audience = head.split(" ", 1)
-        return StoredAccessToken(int(expires), audience, answer)
+            value: str | None = await self._store.redis.get(key)
+        return StoredAccessToken.from_text(value) if value is not None else None
 
     async def revoke_access_token(self, grant_id: str, token_hash: str) -> bool:
         """Revoke one access token; False when it was not alive."""

@@ -1,0 +1,205 @@
+"""The authorization server's endpoints against a bare uvicorn that says hello, on the same core in the same rounds.
+
+Ratios are of processor time a request, which other programs on the machine disturb less than requests a second.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import cycle
+from urllib.parse import urlsplit
+
+from bench.authorization_server import (
+    CALLBACK,
+    CLIENT,
+    PKCE,
+    RESOURCE,
+    SIGNED_RESOURCE,
+    Contents,
+    authorization_server,
+    basic,
+    valkey,
+)
+from bench.http_load import Next, form_request, run
+from bench.load import CLIENT_CORE, Server, server
+from bench.rounds import ROUNDS, Result, interleaved, pin, ratios, result
+
+CONNECTIONS = 64
+MANY_CONNECTIONS = 512
+_LIVE = 100_000
+_ASKED = 4_096
+_CACHED = 10_000
+_MAY_FAIL = 0.01  # on a machine that stands still for a second because of something else
+_WITH_CACHE = "introspection with tokens in memory"
+
+
+class _Measured:
+    """One row: a server, and what is asked of it in each round."""
+
+    def __init__(self, target: Server, path: str, requests: int, makers: Callable[[], list[Next]]) -> None:
+        self._target = target
+        self._url = f"{_origin(target.url)}{path}"
+        self._requests = requests
+        self._makers = makers
+        self.rates: list[float] = []
+
+    def once(self) -> float:
+        """Microseconds of the server's processor for a request."""
+        before = self._target.cpu_seconds()
+        answers = run(self._url, self._requests, self._makers())
+        spent = self._target.cpu_seconds() - before
+        assert len(answers.refused) <= _MAY_FAIL * self._requests, answers.refused[0]
+        self.rates.append(self._requests / answers.seconds)
+        return spent / self._requests * 1_000_000
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _constant(messages: list[bytes], connections: int = CONNECTIONS) -> Callable[[], list[Next]]:
+    """Each connection sends the messages in turn, from a place of its own."""
+
+    def makers() -> list[Next]:
+        step = max(1, len(messages) // connections)
+        return [_turning(messages[n * step :] + messages[: n * step]) for n in range(connections)]
+
+    return makers
+
+
+def _turning(messages: list[bytes]) -> Next:
+    turn = cycle(messages)
+    return lambda _: next(turn)
+
+
+def _hello() -> list[bytes]:
+    return [b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"]
+
+
+def introspections(url: str, tokens: list[str]) -> list[bytes]:
+    """A question about each token, as `tools` asks it."""
+    return [form_request(f"{url}/introspect", {"token": each}, basic("tools")) for each in tokens]
+
+
+def _client_credentials(url: str, resource: str) -> list[bytes]:
+    return [form_request(f"{url}/token", {"grant_type": "client_credentials", "resource": resource}, basic("machine"))]
+
+
+def _redemption(url: str, code: str) -> bytes:
+    parameters = {
+        "grant_type": "authorization_code", "client_id": CLIENT, "code": code, "redirect_uri": CALLBACK,
+        "code_verifier": PKCE.verifier, "resource": RESOURCE,
+    }  # fmt: skip
+    return form_request(f"{url}/token", parameters)
+
+
+def _refresh(url: str, token: str) -> bytes:
+    parameters = {"grant_type": "refresh_token", "client_id": CLIENT, "refresh_token": token, "resource": RESOURCE}
+    return form_request(f"{url}/token", parameters)
+
+
+def _redemptions(url: str, codes: list[str]) -> Callable[[], list[Next]]:
+    messages = iter([_redemption(url, each) for each in codes])
+    return lambda: [lambda _: next(messages)] * CONNECTIONS
+
+
+def _chains(url: str, codes: list[str]) -> Callable[[], list[Next]]:
+    """Each connection rotates the refresh token of a family of its own, from round to round."""
+    latest: dict[int, str] = {}
+
+    def chain(number: int) -> Next:
+        def make(body: bytes | None) -> bytes:
+            if body is not None:
+                latest[number] = json.loads(body).get("refresh_token", latest[number])
+            return _refresh(url, latest[number])
+
+        return make
+
+    def makers() -> list[Next]:
+        # What the last round answered at its end was not asked about: every family begins anew.
+        for number in range(CONNECTIONS):
+            latest[number] = _first_refresh_token(url, codes.pop())
+        return [chain(number) for number in range(CONNECTIONS)]
+
+    return makers
+
+
+def _first_refresh_token(url: str, code: str) -> str:
+    got: list[bytes] = []
+
+    def make(body: bytes | None) -> bytes:
+        if body is not None:
+            got.append(body)
+        return _redemption(url, code) if body is None else _hello()[0]
+
+    run(url, 2, [make])
+    return str(json.loads(got[0])["refresh_token"])
+
+
+def _rows(name: str, found: dict[str, list[float]], measured: _Measured, goal: float | None) -> Iterator[Result]:
+    yield result(f"{name}, of hello", ratios(found["hello"], found[name]), "", least=goal, reference=name)
+    yield result(f"{name}, processor time", found[name], " µs")
+    yield result(f"{name}, a second", measured.rates[-ROUNDS:], "/s")
+
+
+GOALS = {
+    "introspection": 0.50,
+    _WITH_CACHE: 0.75,
+    "client_credentials": 0.40,
+    "code and PKCE": 0.25,
+    "refresh": 0.28,
+    "client_credentials with an ES256 JWT": 0.22,
+}
+
+
+def measure(quick: bool) -> Iterator[Result]:
+    """Ratios to hello, then what many connections see, then memory."""
+    pin(CLIENT_CORE)
+    requests = 4_000 if quick else 20_000
+    grants = 1_000 if quick else 4_000
+    with ExitStack() as stack:
+        hello = stack.enter_context(server("hello"))
+        store_port = stack.enter_context(valkey())
+        plain = stack.enter_context(authorization_server(store_port))
+        caching = stack.enter_context(authorization_server(store_port, _CACHED))
+        contents = Contents(store_port)
+        empty = contents.used_bytes()
+        tokens = contents.access_tokens(_LIVE, plain.url)
+        taken = contents.used_bytes() - empty
+        asked = contents.sample(tokens, _ASKED)
+        codes = contents.codes(grants * (ROUNDS + 1))
+        families = contents.codes(CONNECTIONS * (ROUNDS + 1))
+        rows = {
+            "hello": _Measured(hello, "/", 2 * requests, _constant(_hello())),
+            "hello, asked the same": _Measured(hello, "/", requests, _constant(introspections(hello.url, asked))),
+            "introspection": _Measured(plain, "/introspect", requests, _constant(introspections(plain.url, asked))),
+            _WITH_CACHE: _Measured(caching, "/introspect", requests, _constant(introspections(caching.url, asked))),
+            "client_credentials": _Measured(
+                plain, "/token", requests // 2, _constant(_client_credentials(plain.url, RESOURCE))
+            ),
+            "client_credentials with an ES256 JWT": _Measured(
+                plain, "/token", requests // 2, _constant(_client_credentials(plain.url, SIGNED_RESOURCE))
+            ),
+            "code and PKCE": _Measured(plain, "/token", grants, _redemptions(plain.url, codes)),
+            "refresh": _Measured(plain, "/token", requests // 4, _chains(plain.url, families)),
+        }
+        found = interleaved({name: row.once for name, row in rows.items()})
+        yield result("hello, processor time", found["hello"], " µs")
+        yield result("hello, a second", rows["hello"].rates[-ROUNDS:], "/s")
+        for name in list(rows)[1:]:
+            yield from _rows(name, found, rows[name], GOALS.get(name))
+        yield from _many("introspection", plain, introspections(plain.url, asked), requests)
+        yield from _many(_WITH_CACHE, caching, introspections(caching.url, asked), requests)
+        yield result("store, 100k access tokens", [taken / 1e6 * 100_000 / _LIVE], " MB", most=60)
+        yield result("memory of the process", [plain.resident_bytes() / 1e6], " MB", most=80)
+
+
+def _many(name: str, target: Server, messages: list[bytes], requests: int) -> Iterator[Result]:
+    refused, late = [], []
+    for _ in range(ROUNDS):
+        answers = run(f"{target.url}/introspect", requests, _constant(messages, MANY_CONNECTIONS)())
+        refused.append(float(len(answers.refused)))
+        late.append(answers.percentile_ms(0.99))
+    yield result(f"{name}, {MANY_CONNECTIONS} connections, refused", refused, "", most=0)
+    yield result(f"{name}, {MANY_CONNECTIONS} connections, p99", late, " ms", most=60)

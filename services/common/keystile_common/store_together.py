@@ -1,0 +1,162 @@
+"""Commands of one turn of the event loop, sent together on one connection.
+
+A command by itself takes a connection from the pool, a timer or two and a write of its own, which costs several times
+what the command does. Together they share all of it: a GET among others costs a tenth of one alone. Nobody waits for
+company, since what is sent is what was asked for in the same turn, or while every connection had its hands full.
+
+Each answer belongs to the command in its place, on a connection that nobody else uses meanwhile. A connection whose
+conversation did not come to its end is closed, so that no answer is left over for whoever has it next.
+"""
+
+import asyncio
+import math
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+
+MAX_CONVERSATIONS = 2
+"""Connections used at a time; more of them make smaller batches, fewer let one slow answer hold up everybody."""
+MAX_TOGETHER = 256
+MAX_WAITING = 8192
+"""Commands that wait to be sent; beyond it the store is behind for good, and more would not be answered in time."""
+
+
+@dataclass(slots=True, eq=False)
+class _Command:
+    words: tuple[Any, ...]
+    answer: "asyncio.Future[Any]"
+    deadline: float
+
+
+class Together:
+    """Sends commands through a pool's connections, those of one turn of the event loop together.
+
+    Args:
+        pool: where the connections are from.
+        answer_seconds: how long a batch may take to be answered; then it has failed, and is not sent again.
+        longest_seconds: the same with waiting for a connection, connecting, and being sent once more.
+    """
+
+    def __init__(self, pool: ConnectionPool, answer_seconds: float | None, longest_seconds: float) -> None:
+        self._pool = pool
+        self._answer_seconds = answer_seconds
+        self._longest_seconds = longest_seconds
+        self._waiting: deque[_Command] = deque()
+        self._conversations: set[asyncio.Task[None]] = set()
+        self._is_starting = False
+        self._talking = 0
+
+    def send(self, *words: Any) -> "asyncio.Future[Any]":
+        """Send a command with those of the same turn; the future has its answer, as the server wrote it.
+
+        Whoever gives up waiting takes nothing from the others.
+
+        Raises:
+            redis.exceptions.RedisError, OSError, TimeoutError: through the future.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        if len(self._waiting) >= MAX_WAITING:
+            answer.set_exception(exceptions.ConnectionError("too many commands wait for the store"))
+            return answer
+        self._waiting.append(_Command(words, answer, loop.time() + self._longest_seconds))
+        if not self._is_starting and self._talking < MAX_CONVERSATIONS:
+            self._is_starting = True
+            self._talking += 1
+            # It begins in the next turn, when all of this one's have come.
+            task = loop.create_task(self._converse())
+            self._conversations.add(task)
+            task.add_done_callback(self._conversations.discard)
+        return answer
+
+    async def close(self) -> None:
+        """End what is under way; whoever waits gets a `ConnectionError`."""
+        tasks = list(self._conversations)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        _fail(self._waiting, exceptions.ConnectionError("the store's client was closed"))
+
+    async def _converse(self) -> None:
+        self._is_starting = False
+        try:
+            while self._waiting:
+                together = min(len(self._waiting), MAX_TOGETHER)
+                await self._send_batch(deque(self._waiting.popleft() for _ in range(together)))
+        finally:
+            # At once, not when the task's callbacks run: a command that comes in between would wait for nobody.
+            self._talking -= 1
+
+    async def _send_batch(self, batch: deque[_Command]) -> None:
+        try:
+            async with asyncio.timeout_at(batch[0].deadline):
+                await self._answer(batch)
+        except (exceptions.RedisError, OSError, TimeoutError) as problem:
+            _fail(batch, problem)
+        except BaseException:  # closed, or a mistake of ours: nobody may wait for ever
+            _fail(batch, exceptions.ConnectionError("the store's client was closed"))
+            raise
+
+    async def _answer(self, batch: deque[_Command]) -> None:
+        connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            # What was answered before the connection broke is not sent again.
+            await connection.retry.call_with_retry(
+                partial(self._send, connection, batch), lambda _: connection.disconnect(nowait=True)
+            )
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    async def _send(self, connection: AbstractConnection, batch: deque[_Command]) -> None:
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                await connection.send_packed_command(_packed(connection, batch))
+                while batch:
+                    # One timer for all of them, above, in place of one for each.
+                    outcome = await _read(connection)
+                    _settle(batch.popleft().answer, outcome)
+        except TimeoutError:
+            raise exceptions.TimeoutError("the store did not answer in time") from None
+
+
+def _packed(connection: AbstractConnection, batch: deque[_Command]) -> bytes:
+    """The batch as it is sent; a command that cannot be written leaves it, and harms no other."""
+    pieces: list[bytes] = []
+    for _ in range(len(batch)):
+        command = batch.popleft()
+        try:
+            pieces += connection.pack_command(*command.words)
+        except (exceptions.DataError, TypeError, ValueError) as problem:
+            _settle(command.answer, problem)
+        else:
+            batch.append(command)
+    return b"".join(pieces)
+
+
+async def _read(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response(timeout=math.inf)
+    except exceptions.ResponseError as problem:
+        return problem  # of this command alone; the next answer follows
+
+
+def _settle(answer: "asyncio.Future[Any]", outcome: Any) -> None:
+    if answer.done():
+        return  # given up
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
+
+
+def _fail(batch: deque[_Command], problem: Exception) -> None:
+    while batch:
+        _settle(batch.popleft().answer, problem)
