@@ -104,6 +104,9 @@ servers: the topology embedded has one server in its pod, and {{ len $here | eq 
 {{- if ne (eq $name "local") (eq $identity.kind "local") }}
 {{ $at }}: the identity local, and no other, has the kind local
 {{- end }}
+{{- if eq $identity.kind "header" }}
+{{ $at }}: the kind header needs listen.tls.client_ca_file, for which this chart has no value
+{{- end }}
 {{- $needs := dict }}
 {{- if eq $identity.preset "github" }}{{- $_ := set $needs "clientSecretKey" "GitHub has no clients without a secret" }}{{- end }}
 {{- if $identity.bind_dn }}{{- $_ := set $needs "bindPasswordKey" "bind_dn signs in with a password" }}{{- end }}
