@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import authorization, bearer, proxy, tool_calls
+from bench import authorization, bearer, proxy, revocation, tool_calls
 from bench.rounds import Result, surroundings
 
 MEASURES: dict[str, Callable[[bool], Iterable[Result]]] = {
@@ -16,6 +16,7 @@ MEASURES: dict[str, Callable[[bool], Iterable[Result]]] = {
     "tool_calls": tool_calls.measure,
     "proxy": proxy.measure,
     "authorization": authorization.measure,
+    "revocation": revocation.measure,
 }
 REFERENCE = Path(__file__).with_name("reference.json")
 _WORSE = 0.7

@@ -58,6 +58,7 @@ def settings(resource: str, issuer: str, upstream: str | None = None) -> McpSett
         "resource": resource,
         "authorization_server": issuer,
         "introspection": {"client_id": "bench", "client_secret": CLIENT_SECRET},
+        "revocations": {"poll": False},
         **({"upstream": {"url": upstream}} if upstream else {"app": "bench.serve:served"}),
     }
     return McpSettings.model_validate(values)

@@ -39,7 +39,7 @@ MADE_FOR_AUTH = _OF_EVERY_SERVICE | {
 }  # fmt: skip
 MADE_FOR_MCP = _OF_EVERY_SERVICE | {
     "app", "request_state_key", "resource", "resource_name", "scopes", "required_scopes", "policy", "upstream",
-    "handover", "introspection.client_secret", "introspection.token_file",
+    "handover", "revocations.url", "introspection.client_secret", "introspection.token_file",
     # The token of a pod's service account is made for one issuer.
     "trusted_issuers.introspection.token_file",
 }  # fmt: skip

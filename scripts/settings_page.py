@@ -60,10 +60,10 @@ EMBEDDED = """\
 Read by `keystile-mcp --embedded`, where `KEYSTILE_TOPOLOGY` is `embedded` by `keystile users` and `keystile clients`
 too. These are the settings of the authorization server above, by the same names, the MCP server's `upstream`, and
 those below. Of the MCP server's there are no `authorization_server`, `provider`, `audience`, `validation`,
-`scope_prefix`, `scope_claim`, `trusted_issuers`, `introspection`, `jwks`, `handover` and `request_state_key`, since
-there is nobody to ask or to share with; its `sessions` are called `mcp_sessions`, and cannot be `shared`. `resources`
-are MCP servers elsewhere and may be left out. `listen.port` is 3232, `metrics.port` 9464, `drain_seconds` 20. Where
-`store` names none, a Valkey is started in `data_dir`.
+`scope_prefix`, `scope_claim`, `trusted_issuers`, `introspection`, `jwks`, `revocations`, `handover` and
+`request_state_key`, since there is nobody to ask or to share with; its `sessions` are called `mcp_sessions`, and
+cannot be `shared`. `resources` are MCP servers elsewhere and may be left out. `listen.port` is 3232, `metrics.port`
+9464, `drain_seconds` 20. Where `store` names none, a Valkey is started in `data_dir`.
 
 """
 
@@ -323,8 +323,8 @@ mcp.audience
     never name that, so it is **required** for them.
 mcp.validation
     How access tokens are checked: `introspection` asks the authorization server, `jwks` checks the signature of a JWT
-    with the issuer's keys. With `jwks` a revoked token is accepted until it expires. By default `introspection` for
-    `keystile` and `google`, else `jwks`.
+    with the issuer's keys. With `jwks` a revoked token that was not heard of (`revocations`) is accepted until it
+    expires. By default `introspection` for `keystile` and `google`, else `jwks`.
 mcp.scope_prefix
     What clients put before a scope when they ask for it; `scopes`, `required_scopes` and `policy` have none. `resource`
     with a slash for Entra and Cognito by default, else nothing.
@@ -335,8 +335,8 @@ mcp.scope_claim
 mcp.trusted_issuers
     Issuers whose tokens are honoured beside those of `authorization_server`, each with `issuer`, `until` (a date: its
     tokens are refused from that day on, midnight UTC), and as needed `provider`, `audience`, `validation`,
-    `scope_prefix`, `scope_claim`, `introspection` and `jwks` as here. For a move without signing anyone out
-    ([how](providers/README.md#moving-without-signing-anyone-out)). No client is sent to them.
+    `scope_prefix`, `scope_claim`, `introspection`, `jwks` and `revocations` as here. For a move without signing anyone
+    out ([how](providers/README.md#moving-without-signing-anyone-out)). No client is sent to them.
 mcp.jwks.url
     Where the issuer's key set is; as its metadata say by default. May be a cluster-internal http address.
 mcp.jwks.ca_file
@@ -348,6 +348,11 @@ mcp.jwks.refresh_seconds
     How old the keys may be before they are fetched anew; those there are go on while that fails.
 mcp.jwks.timeout_seconds
     How long that may take; where there are no keys yet the client then gets 503.
+mcp.revocations.poll
+    Whether Keystile is polled for revocations, with what it is introspected with ([how it works](revocation.md)).
+    Without, a revoked token is accepted for as long as answers are kept. Other authorization servers are not polled.
+mcp.revocations.url
+    Where; beside `introspection.url` by default. May be a cluster-internal http address.
 mcp.sessions
     Whether a client of a revision before 2026-07-28 gets a session, which lives in the process that opened it
     (`process`), or any replica takes the requests of any session, by `store` and `handover` (`shared`), or each of its
@@ -398,7 +403,8 @@ mcp.introspection.private_key_file
 mcp.introspection.ca_file
     Certificate authorities to trust with an https `url`, PEM; the system's by default. Read anew when it is renewed.
 mcp.introspection.cache_seconds
-    How long an answer is kept, so how long a revoked token may still be accepted; 0 asks every time.
+    How long an answer is kept, so how long a revoked token may still be accepted where no revocations are heard of; 0
+    asks every time. While polls for revocations do not come back it is 5 at most.
 mcp.introspection.negative_cache_seconds
     How long a token is remembered as not active.
 mcp.introspection.cache_entries

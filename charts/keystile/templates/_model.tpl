@@ -283,9 +283,9 @@ port: 6379
 {{- end }}
 
 {{/*
-Every path of the authorization server that the public may ask for; /healthz and /readyz are none, and /introspect only
-if it shall be. A path that is not here does not leave the cluster.
-  Argument: dict prefix (the issuer's path), introspection (whether it is public).
+Every path of the authorization server that the public may ask for; /healthz and /readyz are none, and /introspect and
+/events/poll only if they shall be. A path that is not here does not leave the cluster.
+  Argument: dict prefix (the issuer's path), introspection (whether both are public).
 */}}
 {{- define "keystile.auth.paths" -}}
 {{- $prefix := .prefix -}}
@@ -303,6 +303,7 @@ if it shall be. A path that is not here does not leave the cluster.
 - {path: {{ printf "%s/%s" $prefix . | quote }}, type: Prefix}
 {{- end }}
 {{- if .introspection }}
+- {path: {{ printf "%s/events/poll" $prefix | quote }}, type: Exact}
 - {path: {{ printf "%s/introspect" $prefix | quote }}, type: Exact}
 {{- end }}
 {{- end }}

@@ -30,6 +30,7 @@ from keystile_auth.endpoints.browser import Browsers
 from keystile_auth.endpoints.consent import ConsentEndpoint
 from keystile_auth.endpoints.consent_page import ConsentPage
 from keystile_auth.endpoints.errors import AnsweredErrors, ErrorAnswers
+from keystile_auth.endpoints.events import EventsEndpoint
 from keystile_auth.endpoints.header_sign_in import HeaderSignIn
 from keystile_auth.endpoints.introspection import Direct, IntrospectionEndpoint
 from keystile_auth.endpoints.login import LoginEndpoint
@@ -54,6 +55,8 @@ from keystile_auth.store.access_token_cache import AccessTokenCache
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import KEYS_OF_GRANTS, GrantStore
 from keystile_auth.store.limits import LimitStore
+from keystile_auth.store.revocation_feed import RevocationFeed
+from keystile_auth.store.revocations import RevocationStore
 from keystile_auth.store.sessions import SessionStore
 from keystile_auth.store.signing_keys import SigningKeyStore
 from keystile_auth.store.upstream import UpstreamStore
@@ -62,6 +65,7 @@ from keystile_auth.tokens.access_token import AccessTokens
 from keystile_auth.tokens.master_key import MasterKey
 from keystile_auth.tokens.opaque import RefreshTokens
 from keystile_auth.tokens.resources import Resource, Resources
+from keystile_auth.tokens.security_events import SecurityEvents
 from keystile_auth.tokens.signing_keys import SigningKeys
 from keystile_common import health
 from keystile_common.audit import Actor, AuditLog, EventType
@@ -100,6 +104,7 @@ def create_app(
     tracer: Tracer,
     audit: AuditLog,
     clock: Callable[[], float] = time.time,
+    feed: RevocationFeed | None = None,
 ) -> ASGIApp:
     """The authorization server as an ASGI application.
 
@@ -110,7 +115,9 @@ def create_app(
         tracer: where its spans go.
         audit: where its events go.
         clock: Unix seconds, for what the store's clock does not decide.
+        feed: where polls for security events wait; given by who ends them before the server stops.
     """
+    feed = feed or RevocationFeed(RevocationStore(store))
     fetcher = PublicFetcher(
         allow_loopback=settings.metadata_documents.allow_loopback,
         timeout_seconds=settings.metadata_documents.timeout_seconds,
@@ -127,6 +134,9 @@ def create_app(
         metrics.signing_key_not_after,
     )
     resources = Resources({name: _resource(name, each) for name, each in settings.all_resources.items()})
+    audiences = frozenset({settings.issuer, f"{settings.issuer}/token"})
+    assertions = AssertionVerifier(audiences, ClientStore(store), LimitStore(store), fetcher, clock)
+    proofs = Proofs(assertions, service_accounts)
     prefix = urlsplit(settings.issuer).path
     pages = Pages(prefix, https=settings.issuer.startswith("https:"))
     identities = Identities(
@@ -157,6 +167,7 @@ def create_app(
                 changes = ChangedKeys(store.redis, KEYS_OF_GRANTS, served.cache.forget)
                 served.cache.follow(await stack.enter_async_context(changes))
             yield
+        await feed.close()
         await store.close()
 
     # Starlette would mend a trailing slash by a 307 to the host that the request names.
@@ -168,14 +179,18 @@ def create_app(
         audit,
         clock,
         fetcher,
-        service_accounts,
+        proofs,
         master_key,
         keys,
         resources,
         pages,
         identities,
     )
-    routes = [*served.routes, *metadata.routes(settings, resources, keys)]
+    events = SecurityEvents(settings.issuer, keys, clock)
+    polls = EventsEndpoint(
+        _resource_authenticator(settings, resources, proofs), feed, RevocationStore(store), events, audit, metrics
+    )
+    routes = [*served.routes, *polls.routes(prefix), *metadata.routes(settings, resources, keys)]
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
     errors = ErrorAnswers(pages, metrics, prefix)
     errors.register(app)
@@ -192,7 +207,7 @@ def _endpoints(
     audit: AuditLog,
     clock: Callable[[], float],
     fetcher: PublicFetcher,
-    service_accounts: ServiceAccountTokens | None,
+    proofs: Proofs,
     master_key: MasterKey,
     keys: SigningKeys,
     resources: Resources,
@@ -227,12 +242,7 @@ def _endpoints(
         settings.metadata_documents.fetches_per_minute_and_address,
         {name: _machine_client(name, each) for name, each in settings.clients.items()},
     )
-    audiences = frozenset({issuer, f"{issuer}/token"})
-    proofs = Proofs(AssertionVerifier(audiences, clients, limits, fetcher, clock), service_accounts)
     authenticator = ClientAuthenticator(directory, proofs)
-    resource_authenticator = ResourceAuthenticator(
-        resources.by_name, [_credentials(name, each) for name, each in settings.all_resources.items()], proofs
-    )
     refresh_tokens = RefreshTokens(master_key)
     access_tokens = AccessTokens(issuer, settings.tokens.access_token_seconds, keys)
     owners = ResourceOwners(users, identities, grants)
@@ -265,7 +275,9 @@ def _endpoints(
         limits,
         tries_per_address=settings.sign_in.failures_per_5_minutes_and_address,
     )
-    introspection = IntrospectionEndpoint(resource_authenticator, access_tokens, grants, audit, metrics)
+    introspection = IntrospectionEndpoint(
+        _resource_authenticator(settings, resources, proofs), access_tokens, grants, audit, metrics
+    )
     endpoints: list[_Endpoint] = [
         TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics),
         introspection,
@@ -309,6 +321,11 @@ def _resource(name: str, settings: ResourceSettings) -> Resource:
     return Resource(
         name, settings.uri, settings.title, settings.scopes, defaults, settings.access_token, settings.user_scopes
     )
+
+
+def _resource_authenticator(settings: AuthSettings, resources: Resources, proofs: Proofs) -> ResourceAuthenticator:
+    credentials = [_credentials(name, each) for name, each in settings.all_resources.items()]
+    return ResourceAuthenticator(resources.by_name, credentials, proofs)
 
 
 def _credentials(name: str, settings: ResourceSettings) -> ResourceCredentials:

@@ -130,6 +130,15 @@ class AuthMetrics:
             ["reason"],
             registry=registry,
         )
+        self.event_polls = Counter(
+            "keystile_event_polls_total",
+            "Polls for security events by result: events, empty, beginning, unauthorized, invalid, error.",
+            ["result"],
+            registry=registry,
+        )
+        self.event_polls_waiting = Gauge(
+            "keystile_event_polls_waiting", "Polls for security events that wait for one.", registry=registry
+        )
         self.refresh_token_reuse = Counter(
             "keystile_refresh_token_reuse_detected_total",
             "Refresh tokens used again after their rotation; each ends its grant.",
@@ -189,6 +198,26 @@ class McpMetrics:
             "not_yet_valid, wrong_audience, wrong_issuer, unavailable, missing; of signed tokens also wrong_type, "
             "unsupported, unknown_key, bad_signature.",
             ["method", "result"],
+            registry=registry,
+        )
+        self.revocation_propagation = Histogram(
+            "keystile_revocation_propagation_seconds",
+            "Time from a revocation, by the clock of the authorization server's store, until it held here.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.revocation_events = Counter(
+            "keystile_revocation_events_total",
+            "Security events received, by result: applied, refused; beginning where everything was asked anew.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("applied", "refused", "beginning"):
+            self.revocation_events.labels(result)
+        self.revocation_feed_up = Gauge(
+            "keystile_revocation_feed_up",
+            "1 while revocations are heard of as they happen, 0 while they are not.",
+            ["issuer"],
             registry=registry,
         )
         self.requests = Counter(

@@ -14,6 +14,7 @@ PREFIX = "kst_"
 
 ACCESS_TOKEN_PREFIX = "kst_at_"
 CHECKSUM_LENGTH = 6
+_GRANT = slice(len(ACCESS_TOKEN_PREFIX), len(ACCESS_TOKEN_PREFIX) + 16)
 
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -39,3 +40,14 @@ def is_well_formed(token: str) -> bool:
     if _ACCESS_TOKEN.fullmatch(token) is None:
         return False
     return checksum(token[:-CHECKSUM_LENGTH]) == token[-CHECKSUM_LENGTH:]
+
+
+def grant_of(token: str) -> str | None:
+    """The id of the grant that an access token of Keystile names; None for any other text."""
+    return token[_GRANT] if _ACCESS_TOKEN.fullmatch(token) else None
+
+
+def grant_of_jti(jti: str) -> str | None:
+    """The id of the grant that the `jti` of a JWT of Keystile names; None for the `jti` of an opaque token."""
+    grant, dot, _ = jti.partition(".")
+    return grant if dot else None

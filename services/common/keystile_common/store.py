@@ -18,6 +18,7 @@ from keystile_common.store_cluster import Cluster, client_of_cluster
 from keystile_common.store_sentinel import client_of_sentinels
 
 _START_INTERVAL_SECONDS = 1.0
+_COMMAND_SECONDS: float = StoreSettings.model_fields["command_timeout_seconds"].default
 # A demoted master, a cluster that is down or does not agree on a slot: as if nothing listened there.
 _NOBODY_TAKES_IT = (
     exceptions.ReadOnlyError
@@ -46,10 +47,19 @@ class Store:
     puts it into the trace.
     """
 
-    def __init__(self, redis: Client | Cluster, metrics: StoreMetrics, tracer: Tracer) -> None:
+    def __init__(
+        self,
+        redis: Client | Cluster,
+        metrics: StoreMetrics,
+        tracer: Tracer,
+        command_seconds: float = _COMMAND_SECONDS,
+    ) -> None:
         # redis-py types every answer as bytes or str, whatever decode_responses says; ours are str, and each
         # repository names the type of what it reads.
         self.redis: Any = redis
+        self.is_cluster = isinstance(redis, Cluster)
+        # What a command may wait for something to happen, so that it ends well before it is given up.
+        self.longest_wait_ms = max(1, int(command_seconds * 500))
         self._metrics = metrics
         self._tracer = tracer
         self._durations: dict[str, Histogram] = {}
@@ -60,6 +70,10 @@ class Store:
         if duration is None:
             duration = self._durations[name] = self._metrics.operation_duration.labels(name)
         return Operation(name, duration, self._metrics, self._tracer)
+
+    def waiting(self, name: str) -> "Waiting":
+        """As `operation`, for a command that waits for something to happen: how long it took says nothing."""
+        return Waiting(name, self._metrics)
 
     async def wait_until_reachable(self, seconds: float) -> None:
         """Wait for a store that is being started, too.
@@ -144,6 +158,27 @@ class Operation:
             self._span.end()
 
 
+class Waiting:
+    """A command under way that waits; see `Store.waiting`."""
+
+    __slots__ = ("_metrics", "_name")
+
+    def __init__(self, name: str, metrics: StoreMetrics) -> None:
+        self._name = name
+        self._metrics = metrics
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(problem, exceptions.RedisError | OSError):
+            failure = _failure(problem)
+            self._metrics.errors.labels(self._name, failure).inc()
+            raise StoreUnavailableError(f"{self._name}: {failure}") from problem
+
+
 def _refusal(problem: BaseException | None) -> str | None:
     """What to change, where the store or its certificate is refused and waiting would not help."""
     # While it connects, redis-py turns the error into a ConnectionError around it.
@@ -184,4 +219,4 @@ def connect(settings: StoreSettings, metrics: StoreMetrics, tracer: Tracer) -> S
         redis = client_of_cluster(settings)
     else:
         redis = client_of_url(settings.url, server_options(settings), tls_options(settings))
-    return Store(redis, metrics, tracer)
+    return Store(redis, metrics, tracer, settings.command_timeout_seconds)

@@ -75,7 +75,7 @@ class Cluster(_Commands):  # type: ignore[misc]
         return Script(self, script)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command whose key is its first argument (of a script, its first key) to the key's node.
+        """Send a command whose key is its first argument (of a script or XREAD, its first key) to the key's node.
 
         Raises:
             TimeoutError, redis.exceptions.RedisError: as the node's client, after at most `LONGEST_SECONDS`.
@@ -106,8 +106,7 @@ class Cluster(_Commands):  # type: ignore[misc]
             return answers
 
     async def _owner(self, args: tuple[Any, ...]) -> Address:
-        key = args[3] if args[0] in _SCRIPT_COMMANDS else args[1]
-        slot = key_slot(key.encode())
+        slot = key_slot(_key_of(args).encode())
         return self._owners[slot] or await self._find_owner(slot)
 
     async def _send_to(self, node: Address, commands: list[Command]) -> list[Any]:
@@ -236,6 +235,14 @@ class Cluster(_Commands):  # type: ignore[misc]
         for client in [*self._clients.values(), *self._departed]:
             with contextlib.suppress(exceptions.RedisError, OSError):
                 await client.aclose()
+
+
+def _key_of(args: tuple[Any, ...]) -> str:
+    if args[0] in _SCRIPT_COMMANDS:
+        return str(args[3])
+    if args[0] == "XREAD":
+        return str(args[args.index(b"STREAMS") + 1])
+    return str(args[1])
 
 
 async def _ask(client: Redis, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

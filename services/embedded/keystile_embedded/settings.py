@@ -28,8 +28,8 @@ OWN = "mcp"
 """The name of this process's own resource among `resources`."""
 
 RESERVED = frozenset({
-    ".well-known", "account", "authorize", "consent", "healthz", "introspect", "jwks", "login", "readyz", "register",
-    "revoke", "saml", "static", "token",
+    ".well-known", "account", "authorize", "consent", "events", "healthz", "introspect", "jwks", "login", "readyz",
+    "register", "revoke", "saml", "static", "token",
 })  # fmt: skip
 """What stands behind the issuer's path, and so cannot be the resource's path."""
 

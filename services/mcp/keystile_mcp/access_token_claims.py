@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from keystile_common import opaque
 from keystile_common.jws import audiences_of, numeric_date
 from keystile_mcp.introspection_answer import LATEST_TIME, ActiveToken, canonical
 from keystile_mcp.issuers import Issuer
@@ -111,7 +112,7 @@ def _read(claims: Claims, issuer: Issuer, scope_claim: ScopeClaim) -> ActiveToke
     provider = issuer.provider
     grantable = _texts(claims.get("grantable_scope"))
     subject = _first(claims, provider.subject_claims)
-    client_id = _first(claims, provider.client_claims)
+    client_id, jti = _first(claims, provider.client_claims), claims.get("jti")
     if subject is None and client_id is None:
         raise ClaimsError("malformed", "names neither a client nor a subject")
     return ActiveToken(
@@ -124,6 +125,9 @@ def _read(claims: Claims, issuer: Issuer, scope_claim: ScopeClaim) -> ActiveToke
         expires_at=expires if issuer.until is None else min(expires, issuer.until),
         username=_first(claims, provider.username_claims),
         grantable_scopes=grantable if "grantable_scope" in claims else None,
+        jti=jti if isinstance(jti, str) else None,
+        issued_at=numeric_date(claims.get("iat")),
+        session=opaque.grant_of_jti(jti) if provider.name == "keystile" and isinstance(jti, str) else None,
     )
 
 

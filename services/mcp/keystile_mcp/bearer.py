@@ -56,6 +56,7 @@ class Bearer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request of any method."""
+        changes = self._streams.changes
         try:
             token = read_token(scope)
             answer = await self._validator.validate(token)
@@ -67,7 +68,14 @@ class Bearer:
         active = answer.token
         inner = {**scope, "headers": headers, "user": active.user, "auth": active.credentials}
         stream = BoundedStream(
-            scope, send, token, answer, validator=self._validator, streams=self._streams, clock=self._clock
+            scope,
+            send,
+            token,
+            answer,
+            validator=self._validator,
+            streams=self._streams,
+            changes=changes,
+            clock=self._clock,
         )
         try:
             await self._app(inner, receive, stream.send)

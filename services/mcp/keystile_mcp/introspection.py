@@ -9,7 +9,7 @@ import aiohttp
 import structlog
 from opentelemetry.trace import SpanKind, Tracer
 
-from keystile_common import traces
+from keystile_common import opaque, traces
 from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 from keystile_mcp.access_token_claims import ClaimsError, read_introspected
@@ -143,7 +143,10 @@ class IntrospectionClient(AnyIntrospection):
             if response.status != HTTPStatus.OK:
                 raise IntrospectionError(f"it answered with status {response.status}")
             body = await body_of(response)
-        return read(body, self.issuer)
+        active = read(body, self.issuer)
+        if active is None or not self.issuer.is_keystile:
+            return active
+        return active.of_session(opaque.grant_of(token))
 
 
 def read(body: bytes, issuer: Issuer) -> ActiveToken | None:

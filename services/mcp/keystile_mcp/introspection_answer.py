@@ -11,6 +11,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.authentication import AuthCredentials
 
+from keystile_common import opaque
 from keystile_common.audit import Actor
 
 LATEST_TIME = 253_402_300_799
@@ -35,6 +36,9 @@ class ActiveToken:
         expires_at: Unix time at which it ends.
         username: a name for people, or None.
         grantable_scopes: what a token of the same user and client could have at most, or None if nobody said.
+        jti: its name, which is not the token, or None.
+        session: the id of the grant that it belongs to, or None.
+        issued_at: Unix time at which it was issued, or None if nobody said.
     """
 
     issuer: str
@@ -46,11 +50,18 @@ class ActiveToken:
     expires_at: float
     username: str | None = None
     grantable_scopes: tuple[str, ...] | None = None
+    jti: str | None = None
+    session: str | None = None
+    issued_at: float | None = None
 
     @property
     def actor(self) -> Actor:
         """Whom an audit event names."""
         return Actor(sub=self.subject, client_id=self.client_id)
+
+    def of_session(self, session: str | None) -> "ActiveToken":
+        """The same token, known to belong to a grant unless that was known already."""
+        return self if session is None or self.session is not None else replace(self, session=session)
 
     def ending(self, until: float) -> "ActiveToken":
         """The same token, good until `until` (Unix time) at most."""
@@ -138,7 +149,7 @@ def read_answer(body: bytes, issuer: str, resource: str, audiences: Collection[s
     expires_at = _time(answer, "exp")
     if expires_at is None:
         raise IntrospectionError("the answer has no exp")
-    grantable = _text(answer, "grantable_scope")
+    grantable, jti = _text(answer, "grantable_scope"), _text(answer, "jti")
     return ActiveToken(
         issuer=_text(answer, "iss") or issuer,
         resource=resource if _is_meant_for(answer.get("aud"), audiences or (resource,)) else None,
@@ -149,6 +160,8 @@ def read_answer(body: bytes, issuer: str, resource: str, audiences: Collection[s
         expires_at=expires_at,
         username=_text(answer, "username"),
         grantable_scopes=None if grantable is None else tuple(grantable.split()),
+        jti=jti,
+        session=opaque.grant_of_jti(jti or ""),
     )
 
 

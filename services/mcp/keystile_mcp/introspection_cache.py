@@ -8,7 +8,7 @@ import asyncio
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeVar
@@ -16,6 +16,7 @@ from typing import TypeVar
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError
 from keystile_mcp.issuers import Issuer
+from keystile_mcp.revoked import Revoked, names_of
 
 NEGATIVE_ENTRIES = 1_000
 """How many refused tokens are remembered; apart from the others, so that junk displaces no token."""
@@ -58,6 +59,7 @@ class IntrospectionCache:
         self._flights: dict[bytes, asyncio.Task[Answer | IntrospectionError | None]] = {}
         self._tasks: set[asyncio.Task[Answer | IntrospectionError | None]] = set()
         self._generation = 0
+        self._most_seconds = self._settings.cache_seconds
         result = metrics.introspection_cache_requests.labels
         self._hits, self._negative_hits = result("hit"), result("negative_hit")
         self._misses, self._joins = result("miss"), result("joined")
@@ -104,6 +106,20 @@ class IntrospectionCache:
             raise IntrospectionError(str(outcome))
         return outcome
 
+    def revoke(self, revoked: Collection[Revoked]) -> None:
+        """Drop every token that has been revoked; see `invalidate`."""
+        names = {each.name for each in revoked}
+        self.invalidate(lambda token: any(name in names for name in names_of(token)))
+
+    def doubt(self, seconds: float) -> None:
+        """Believe nothing that was learned so far, and what will be learned for `seconds` at most."""
+        self.flush()
+        self._most_seconds = min(self._settings.cache_seconds, seconds)
+
+    def trust(self) -> None:
+        """Keep answers for as long as the settings say: revocations are heard of."""
+        self._most_seconds = self._settings.cache_seconds
+
     def invalidate(self, concerns: Callable[[ActiveToken], bool]) -> None:
         """Drop every active token that `concerns` picks, and whatever answer is under way.
 
@@ -148,8 +164,11 @@ class IntrospectionCache:
             if may_be_stored and self._settings.negative_cache_seconds:
                 _put(self._inactive, key, now + self._settings.negative_cache_seconds, NEGATIVE_ENTRIES)
             return None
-        answer = Answer(active, now, min(now + self._settings.cache_seconds, active.expires_at))
-        if may_be_stored and answer.until > now:
+        if not may_be_stored:
+            # For whoever asked, and not for longer: it may be older than a revocation.
+            return Answer(active, now, now)
+        answer = Answer(active, now, min(now + self._most_seconds, active.expires_at))
+        if answer.until > now:
             _put(self._active, key, answer, self._settings.cache_entries)
         return answer
 

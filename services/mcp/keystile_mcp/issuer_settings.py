@@ -29,6 +29,11 @@ def _internal_url(value: str, example: str) -> str:
     return value
 
 
+def _events_url(value: str) -> str:
+    return _internal_url(value, "events/poll")
+
+
+EventsUrl = Annotated[str, AfterValidator(_events_url)]
 IntrospectionUrl = Annotated[str, AfterValidator(_introspection_url)]
 KeySetUrl = Annotated[str, AfterValidator(_key_set_url)]
 
@@ -83,6 +88,16 @@ class JwksSettings(Section):
         return self
 
 
+class RevocationSettings(Section):
+    """How this resource hears of revocations as they happen.
+
+    From Keystile it does so by polling (RFC 8936), with what it introspects with.
+    """
+
+    poll: bool = True
+    url: EventsUrl | None = None
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -101,6 +116,7 @@ class IssuerSettings(Section):
     scope_claim: ScopeClaim | None = None
     introspection: IntrospectionSettings = IntrospectionSettings()
     jwks: JwksSettings = JwksSettings()
+    revocations: RevocationSettings = RevocationSettings()
 
     def check_possible(self, issuer: str) -> None:
         """Raise ValueError unless tokens of `issuer` can be checked as these settings say; see `providers.check`."""

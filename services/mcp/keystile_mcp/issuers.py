@@ -1,9 +1,9 @@
 """Who issues tokens that are honoured here: the main issuer, and older ones for a while."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from keystile_mcp.issuer_settings import IntrospectionSettings, JwksSettings
+from keystile_mcp.issuer_settings import IntrospectionSettings, JwksSettings, RevocationSettings
 from keystile_mcp.providers import GOOGLE_TOKEN_INFO, Method, Provider, ScopeClaim
 
 
@@ -19,6 +19,7 @@ class Issuer:
         method: how its tokens are checked.
         introspection: how it is asked.
         jwks: how its keys are had.
+        revocations: how it tells of revocations.
         scope_prefix: what its names of scopes begin with, for clients and maybe in tokens.
         scope_claim: where scopes are; None for the provider's usual place.
         until: Unix time from which its tokens are honoured no more, or None.
@@ -31,6 +32,7 @@ class Issuer:
     method: Method
     introspection: IntrospectionSettings
     jwks: JwksSettings
+    revocations: RevocationSettings = field(default_factory=RevocationSettings)
     scope_prefix: str = ""
     scope_claim: ScopeClaim | None = None
     until: float | None = None
@@ -58,3 +60,25 @@ class Issuer:
         if self.provider.name == "google":
             return GOOGLE_TOKEN_INFO
         return self.identifier.rstrip("/") + "/introspect" if self.provider.name == "keystile" else None
+
+    @property
+    def polls(self) -> bool:
+        """Whether it is asked for revocations: only Keystile is, by a resource that it knows."""
+        return self.is_keystile and self.revocations.poll and self.introspection.client_id is not None
+
+    @property
+    def events_url(self) -> str:
+        """Where Keystile is polled for revocations: beside introspection, unless the settings say where."""
+        return self.revocations.url or self._beside_introspection("events/poll")
+
+    @property
+    def event_keys(self) -> JwksSettings:
+        """How the keys are had that its security events are signed with: those of its tokens."""
+        if self.jwks.url is not None:
+            return self.jwks
+        given = {"url": self._beside_introspection("jwks"), "ca_file": self.introspection.ca_file}
+        return self.jwks.model_copy(update=given)
+
+    def _beside_introspection(self, name: str) -> str:
+        base = self.introspection.url or f"{self.identifier.rstrip('/')}/introspect"
+        return base.rpartition("/")[0] + f"/{name}"

@@ -16,6 +16,7 @@ from keystile_common.jws import Key, public_keys
 from keystile_common.metrics import JwksMetrics
 from keystile_mcp.discovery import DiscoveryError, fetch, find_address
 from keystile_mcp.introspection_answer import IntrospectionError
+from keystile_mcp.issuer_settings import JwksSettings
 from keystile_mcp.issuers import Issuer
 
 UNKNOWN_KEY_SECONDS = 10.0
@@ -42,10 +43,17 @@ class IssuerKeys(HttpClient):
         issuer: whose keys, and how they are had.
         metrics: where fetches are counted.
         clock: seconds that only go forward.
+        settings: in place of the issuer's.
     """
 
-    def __init__(self, issuer: Issuer, metrics: JwksMetrics, clock: Callable[[], float] = time.monotonic) -> None:
-        settings = issuer.jwks
+    def __init__(
+        self,
+        issuer: Issuer,
+        metrics: JwksMetrics,
+        clock: Callable[[], float] = time.monotonic,
+        settings: JwksSettings | None = None,
+    ) -> None:
+        settings = settings or issuer.jwks
         ca_file = settings.ca_file
         super().__init__(
             timeout_seconds=settings.timeout_seconds,

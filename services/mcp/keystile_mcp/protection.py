@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -60,7 +60,9 @@ class Protection:
     ) -> None:
         self._settings = settings
         self._backend = backend
-        self._client, self._source, self.check = tokens
+        self._client, self._source, self.check, self._revocations = tokens
+        for each in self._revocations:
+            each.holders.append(streams)
         self._validator = TokenValidator(self._source, settings, metrics, clock)
         self._challenge = Challenge(
             metadata.metadata_url(settings.resource), settings.required_scopes, settings.advertised_prefix
@@ -88,7 +90,11 @@ class Protection:
         self._tool_calls.know(tools)
         for name in sorted(self._policy.named_tools - tools if tools else ()):
             _log.warning("the policy names a tool that does not exist", tool=name)
-        async with self._client, self._backend.running():
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._client)
+            for each in self._revocations:
+                await stack.enter_async_context(each)
+            await stack.enter_async_context(self._backend.running())
             yield
             await self._source.close()
 

@@ -259,6 +259,7 @@ def _issuer(settings: IssuerSettings, identifier: str, resource: str, until: dat
         method=method_of(provider, settings.validation),
         introspection=settings.introspection,
         jwks=settings.jwks,
+        revocations=settings.revocations,
         scope_prefix=usual_prefix if settings.scope_prefix is None else settings.scope_prefix,
         scope_claim=settings.scope_claim,
         until=midnight,

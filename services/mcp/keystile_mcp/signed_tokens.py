@@ -1,11 +1,13 @@
 """Access tokens that are JWTs (RFC 9068, or as their provider makes them), checked here with the issuer's public keys.
 
 A signature is checked once for each token; after that its claims are found by a MAC of the token, as introspection's
-answers are, and compared on every use. A revoked token is good until it expires: nobody is asked.
+answers are, and compared on every use. A revoked token is good until it expires, unless its issuer says so: nobody is
+asked.
 """
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Collection
 from hashlib import blake2b
 
 from keystile_common.jws import JwsError, UnverifiedJwt, numeric_date, parse, verify
@@ -14,6 +16,7 @@ from keystile_mcp.challenge import invalid_token
 from keystile_mcp.introspection_cache import Answer, Clock
 from keystile_mcp.issuers import Issuer
 from keystile_mcp.jwks import IssuerKeys
+from keystile_mcp.revoked import Denylist, Revoked
 
 ENTRIES = 10_000
 """Tokens whose signature is remembered at most; the least recently used goes first."""
@@ -36,6 +39,7 @@ class SignedTokens:
         self._clock = clock
         self._secret = secrets.token_bytes(32)
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
+        self._denied = Denylist()
         # A key that was withdrawn vouches for nothing any more.
         keys.on_change = self._answers.clear
 
@@ -45,14 +49,14 @@ class SignedTokens:
         answer = self._answers.get(key)
         if answer is None:
             return None
-        if answer.until <= self._clock():
+        if answer.until <= self._clock() or self._denied.has(answer.token):
             del self._answers[key]
             return None
         self._answers.move_to_end(key)
         return answer
 
     async def fetch(self, token: str) -> Answer | None:
-        """Check `token`'s form and signature.
+        """Check `token`'s form and signature; None where it is known to be revoked.
 
         Raises:
             BearerError: it is not an access token of the issuer.
@@ -64,12 +68,24 @@ class SignedTokens:
             active = read_jwt(verify(unverified, await self._keys.find(unverified.kid)), self._issuer)
         except (JwsError, ClaimsError) as problem:
             raise invalid_token(problem.kind, f"The access token {problem}") from None
+        if self._denied.has(active):
+            return None
         answer = Answer(active, self._clock(), active.expires_at)
         if answer.until > self._clock():
             self._answers[self._key_of(token)] = answer
             if len(self._answers) > ENTRIES:
                 self._answers.popitem(last=False)
         return answer
+
+    def revoke(self, revoked: Collection[Revoked]) -> None:
+        """Accept the tokens that have been revoked no more."""
+        self._denied.add(revoked, self._clock())
+
+    def doubt(self, seconds: float) -> None:
+        """Nothing: a token's word on itself does not change."""
+
+    def trust(self) -> None:
+        """Nothing, likewise."""
 
     async def close(self) -> None:
         """Forget everything."""

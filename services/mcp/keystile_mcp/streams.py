@@ -5,11 +5,16 @@ is checked again whenever what is known of it runs out, and the stream is closed
 """
 
 import asyncio
+import contextlib
+from collections.abc import Collection
+from dataclasses import replace
 
 from starlette.types import Message, Scope, Send
 
 from keystile_mcp.challenge import BearerError
+from keystile_mcp.introspection_answer import ActiveToken
 from keystile_mcp.introspection_cache import Answer, Clock
+from keystile_mcp.revoked import Revoked, names_of
 from keystile_mcp.validation import TokenValidator
 
 SHORTEST_INTERVAL_SECONDS = 1.0
@@ -21,6 +26,28 @@ class OpenStreams:
 
     def __init__(self) -> None:
         self._open: set[BoundedStream] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self.changes = 0
+
+    def revoke(self, revoked: Collection[Revoked]) -> None:
+        """End every stream whose token has been revoked."""
+        self.changes += 1
+        names = {each.name for each in revoked}
+        for stream in list(self._open):
+            if any(name in names for name in names_of(stream.token)):
+                # Not waited for: a client that reads nothing must not hold up the others.
+                ending = asyncio.create_task(stream.end())
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+
+    def doubt(self, seconds: float) -> None:
+        """Check the tokens of all streams again within `seconds`."""
+        self.changes += 1
+        for stream in self._open:
+            stream.check_within(seconds)
+
+    def trust(self) -> None:
+        """Nothing: each stream's token is checked when what is known of it runs out."""
 
     def add(self, stream: "BoundedStream") -> None:
         """Note that `stream` has begun."""
@@ -48,10 +75,23 @@ class BoundedStream:
         answer: what is known of that.
         validator: finds out more.
         streams: where it is noted while it is open.
+        changes: of `streams`, from before `answer` was had.
         clock: Unix time in seconds.
     """
 
-    __slots__ = ("_answer", "_clock", "_ended", "_scope", "_send", "_streams", "_token", "_validator", "_watch")
+    __slots__ = (
+        "_answer",
+        "_changed",
+        "_changes",
+        "_clock",
+        "_ended",
+        "_scope",
+        "_send",
+        "_streams",
+        "_token",
+        "_validator",
+        "_watch",
+    )
 
     def __init__(
         self,
@@ -62,6 +102,7 @@ class BoundedStream:
         *,
         validator: TokenValidator,
         streams: OpenStreams,
+        changes: int,
         clock: Clock,
     ) -> None:
         self._scope = scope
@@ -72,7 +113,20 @@ class BoundedStream:
         self._streams = streams
         self._clock = clock
         self._ended = False
+        self._changed: asyncio.Event | None = None
+        self._changes = changes
         self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def token(self) -> ActiveToken:
+        """What is known of the token that it was opened with."""
+        return self._answer.token
+
+    def check_within(self, seconds: float) -> None:
+        """Check its token again within `seconds`."""
+        self._answer = replace(self._answer, until=min(self._answer.until, self._clock() + seconds))
+        if self._changed is not None:
+            self._changed.set()
 
     @property
     def listens(self) -> bool:
@@ -86,7 +140,10 @@ class BoundedStream:
         await self._send(message)
         if message["type"] == "http.response.start" and _is_stream(message):
             self._streams.add(self)
-            self._watch = asyncio.create_task(self._end_with_the_token())
+            if self._changes != self._streams.changes:  # its token may be one of those that have been revoked since
+                self.check_within(0)
+            self._changed = asyncio.Event()
+            self._watch = asyncio.create_task(self._end_with_the_token(self._changed))
 
     async def end(self) -> None:
         """Complete the stream towards the client."""
@@ -100,15 +157,19 @@ class BoundedStream:
             self._streams.discard(self)
             self._watch.cancel()
 
-    async def _end_with_the_token(self) -> None:
-        while await self._is_still_good():
+    async def _end_with_the_token(self, changed: asyncio.Event) -> None:
+        while await self._is_still_good(changed):
             pass
         await self.end()
 
-    async def _is_still_good(self) -> bool:
+    async def _is_still_good(self, changed: asyncio.Event) -> bool:
         now = self._clock()
         kept = max(self._answer.until - now, SHORTEST_INTERVAL_SECONDS)
-        await asyncio.sleep(min(kept, self._answer.token.expires_at - now))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(kept, self._answer.token.expires_at - now)):
+                await changed.wait()
+                changed.clear()
+                return True
         if self._clock() >= self._answer.token.expires_at:
             return False
         try:

@@ -214,6 +214,7 @@ async def serving(
     values = {
         "resource": url,
         "authorization_server": scripted.issuer,
+        "revocations": {"poll": False},
         **settings,
         "introspection": introspection | settings.get("introspection", {}),
     }

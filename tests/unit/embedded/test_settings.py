@@ -119,7 +119,7 @@ def test_every_setting_of_the_services_is_one_here_by_the_same_name_but_for_thes
     here, of_both = set(EmbeddedSettings.model_fields), {*AuthSettings.model_fields, *McpSettings.model_fields}
     # One process has no one to ask or to hand over to; `sessions` are those of people, and MCP's are `mcp_sessions`.
     issuer = {"authorization_server", "provider", "audience", "validation", "scope_prefix", "scope_claim"}
-    issuer |= {"trusted_issuers", "introspection", "jwks"}
+    issuer |= {"trusted_issuers", "introspection", "jwks", "revocations"}
     assert of_both - here == issuer | {"handover", "request_state_key"}
     assert here - of_both == {"mcp_sessions", "data_dir", "user_scopes"}
 

@@ -5,6 +5,8 @@ import os
 from keystile_auth import __version__
 from keystile_auth.app import create_app, create_metrics
 from keystile_auth.cli.session import CommandError, is_embedded, load_settings
+from keystile_auth.store.revocation_feed import RevocationFeed
+from keystile_auth.store.revocations import RevocationStore
 from keystile_common import audit, certificates, logs, server, traces
 from keystile_common.store import connect
 
@@ -22,13 +24,15 @@ def serve() -> None:
     certificate = certificates.load(tls, metrics.certificate_not_after, tls.client_ca_file)
     listener = server.bind(settings.listen, "KEYSTILE_LISTEN__PORT")
     store = connect(settings.store, metrics.store, tracing.tracer)
-    app = create_app(settings, store, metrics, tracing.tracer, log)
+    feed = RevocationFeed(RevocationStore(store))
+    app = create_app(settings, store, metrics, tracing.tracer, log, feed=feed)
     with server.serve_metrics(metrics.registry, settings.metrics, "KEYSTILE_METRICS__PORT"):
         server.run(
             app,
             listener,
             trusted_proxies=settings.trusted_proxies,
             drain_seconds=settings.drain_seconds,
+            on_stop=feed.stop,
             certificate=certificate,
         )
     log.close()

@@ -18,7 +18,7 @@ from keystile_auth.errors import OAuthError, RateLimitedError
 from keystile_common.metrics import AuthMetrics
 from keystile_common.store import StoreUnavailableError
 
-_FOR_PROGRAMS = ("/token", "/introspect", "/revoke", "/register", "/jwks", "/.well-known/")
+_FOR_PROGRAMS = ("/token", "/introspect", "/revoke", "/register", "/events/", "/jwks", "/.well-known/")
 
 _FRAMES = 6
 

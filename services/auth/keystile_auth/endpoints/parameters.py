@@ -86,22 +86,22 @@ async def form(request: Request, *, folded: bool = False) -> dict[str, str]:
     return single(parse(text))
 
 
-async def json_object(request: Request) -> dict[str, Any]:
+async def json_object(request: Request, code: str = "invalid_client_metadata") -> dict[str, Any]:
     """The JSON object of a body.
 
     Raises:
-        OAuthError: `invalid_client_metadata`: another content type, not JSON, not an object, or a name twice.
+        OAuthError: with `code`: another content type, not JSON, not an object, or a name twice.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
-        raise OAuthError("invalid_client_metadata", "the body must be application/json")
+        raise OAuthError(code, "the body must be application/json")
     try:
         value = json.loads(await request.body(), object_pairs_hook=_unique, parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no half of a surrogate pair, no 1e999
     except (ValueError, RecursionError):
-        raise OAuthError("invalid_client_metadata", "the body must be a JSON object with each name once") from None
+        raise OAuthError(code, "the body must be a JSON object with each name once") from None
     if not isinstance(value, dict):
-        raise OAuthError("invalid_client_metadata", "the body must be a JSON object")
+        raise OAuthError(code, "the body must be a JSON object")
     return value
 
 

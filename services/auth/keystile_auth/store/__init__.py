@@ -19,8 +19,11 @@ Keys (prefix `ks:`), with the part in braces that Redis Cluster hashes:
 | `ks:limit:…` | a rate limit's window |
 | `ks:signing-keys` | signing keys in all their states, private parts encrypted |
 | `ks:users` | every user's subject |
+| `ks:revocations` | the stream of what was revoked lately; see `revocations.py` |
+| `ks:events-acked:NAME` | how far a resource has acknowledged it |
 
-Only the keys of one grant are written together, by one script; every other write is of one key. Where one thing is
+Only the keys of one grant are written together, by one script, and with them the stream of revocations where the store
+is one server; every other write is of one key. Where one thing is
 several keys, they are written in an order that leaves no harm when it stops in the middle, and can be done again:
 
 | what | order, and what stands when it stops |

@@ -1,6 +1,7 @@
 """Grants, their codes, refresh families and access tokens: one JSON document a grant, one script a change."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator
@@ -9,8 +10,9 @@ from typing import Any
 
 from keystile_auth.store import scripts
 from keystile_auth.store.access_token_cache import AccessTokenCache
+from keystile_auth.store.revocations import STREAM, RevocationStore
 from keystile_auth.store.stored_access_token import StoredAccessToken
-from keystile_common.store import Store
+from keystile_common.store import Store, StoreUnavailableError
 
 KEYS_OF_GRANTS = "ks:{"
 """How the keys of grants and their access tokens begin, and no others."""
@@ -93,6 +95,9 @@ class GrantStore:
     def __init__(self, store: Store, cache: AccessTokenCache | None = None) -> None:
         self._store = store
         self._cache = cache
+        self._revocations = RevocationStore(store)
+        # A cluster has it in another slot than the grant.
+        self._stream = [] if store.is_cluster else [STREAM]
         register = store.redis.register_script
         self._create = register(scripts.read_for_grant("create_grant"))
         self._put_into_list = register(scripts.read("list_grant"))
@@ -151,13 +156,15 @@ class GrantStore:
         """Redeem a code; see `redeem_code.lua`. `seconds` is how long the grant lives unused."""
         with self._store.operation("grant.redeem"):
             answer = await self._redeem(
-                keys=[_key(grant_id)],
+                keys=[_key(grant_id), *self._stream],
                 args=[
                     code_hash, attempt, access.hash, access.seconds, access.audience, access.opening,
                     refresh_hash, seconds * 1000, TOMBSTONE_MS,
                 ],
             )  # fmt: skip
         word, *rest = answer
+        if word == "reused":
+            await self._announce_end(grant_id)
         return Outcome(word, int(rest[0]), int(rest[1]), scope) if rest else Outcome(word)
 
     async def rotate(
@@ -175,13 +182,15 @@ class GrantStore:
         """Rotate a refresh token; see `rotate_refresh_token.lua`."""
         with self._store.operation("grant.rotate"):
             answer = await self._rotate(
-                keys=[_key(grant_id)],
+                keys=[_key(grant_id), *self._stream],
                 args=[
                     presented_hash, generation, attempt, successor_hash, access.hash, access.seconds,
                     access.audience, access.opening, scope, seconds * 1000, grace_seconds * 1000, TOMBSTONE_MS,
                 ],
             )  # fmt: skip
         word, *rest = answer
+        if word == "reused":
+            await self._announce_end(grant_id)
         return Outcome(word, int(rest[0]), int(rest[1]), rest[2]) if rest else Outcome(word)
 
     async def relist(self, grant: Grant, index_seconds: int) -> None:
@@ -221,14 +230,30 @@ class GrantStore:
 
     async def revoke_access_token(self, grant_id: str, token_hash: str) -> bool:
         """Revoke one access token; False when it was not alive."""
+        found = await self.find_access_token(grant_id, token_hash) if self._store.is_cluster else None
         with self._store.operation("token.revoke"):
-            return bool(await self._revoke(keys=[_key(grant_id)], args=[token_hash]))
+            revoked = bool(await self._revoke(keys=[_key(grant_id), *self._stream], args=[token_hash]))
+        if found is not None:
+            await self._revocations.append(found.audience, "token", json.loads(found.answer).get("jti", token_hash))
+        return revoked
 
     async def end(self, grant_id: str, reason: str) -> bool:
         """End a grant with all its tokens; False when it was not alive."""
         with self._store.operation("grant.end"):
             args = [reason, TOMBSTONE_MS, secrets.token_urlsafe(12)]
-            return bool(await self._end(keys=[_key(grant_id)], args=args))
+            ended = bool(await self._end(keys=[_key(grant_id), *self._stream], args=args))
+        await self._announce_end(grant_id)
+        return ended
+
+    async def _announce_end(self, grant_id: str) -> None:
+        """Tell of a grant's end where its script could not; again for one that had ended, since that may be missing."""
+        if not self._store.is_cluster:
+            return
+        # What is done is done: that it could not be told is no failure of it.
+        with contextlib.suppress(StoreUnavailableError):
+            grant = await self.find(grant_id)
+            if grant is not None and grant.is_ended and grant.code.redeemed:
+                await self._revocations.append(grant.resource, "grant", grant.id)
 
     async def of_user(self, sub: str) -> list[Grant]:
         """A user's live grants, oldest first."""

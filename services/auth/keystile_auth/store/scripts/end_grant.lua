@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Ends a grant and every token of it in one commit.
 -- KEYS[1]  grant
+-- KEYS[2]  stream of revocations; absent in a cluster
 -- ARGV     reason, tombstone ttl (ms), attempt
 -- Answer   1 when it lived until now, else 0
 local grant = load_grant()

@@ -1,5 +1,6 @@
 -- Shared by every script on a grant; put in front of each when it is loaded.
 -- KEYS[1] is the grant's key. Its access tokens' keys start with it and share its slot.
+-- KEYS[2] is the stream of revocations where the script may revoke; absent in a cluster, where it is in another slot.
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -37,9 +38,19 @@ local function seconds_left(expires, now)
   return math.max(0, (expires or 0) - math.floor(now / 1000))
 end
 
+-- Tells resource servers what has died, in the same commit: `kind` is 'grant', and `name` its id, or 'token' and its jti.
+-- The stream keeps the last 5000 at least; see store/revocations.py.
+local function announce(audience, kind, name)
+  if KEYS[2] then
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', 5000, '*', 'audience', audience, 'kind', kind, 'name', name)
+  end
+end
+
 -- Ends a grant with all its tokens and leaves a tombstone, so that a replay can still be told from junk.
 -- `attempt` is kept: when the answer gets lost and the script is sent again, it must say the same.
 local function end_grant(grant, reason, tombstone_ms, attempt)
+  -- Without a token there is nothing that a resource server could hold.
+  if next(grant.access_tokens) then announce(grant.resource, 'grant', string.sub(KEYS[1], 5, -2)) end
   for hash, _ in pairs(grant.access_tokens) do
     redis.call('DEL', access_token_key(hash))
   end

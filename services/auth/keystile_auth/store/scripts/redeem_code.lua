@@ -1,6 +1,7 @@
 #!lua
 -- Redeems an authorization code: single use, decided here and nowhere else (RFC 6749 section 4.1.2).
 -- KEYS[1]  grant
+-- KEYS[2]  stream of revocations; absent in a cluster
 -- ARGV     code hash, attempt, access token hash, access token ttl (s), audience, answer's opening,
 --          refresh token hash or '', grant ttl (ms), tombstone ttl (ms)
 -- Answer   {'redeemed', seconds the access token has left, when it expires (Unix s)} | {'unknown'} | {'expired'} | {'ended'} | {'reused'}

@@ -1,6 +1,7 @@
 #!lua
 -- Rotates a refresh token, or finds that it was used before (RFC 9700 section 4.14.2).
 -- KEYS[1]  grant
+-- KEYS[2]  stream of revocations; absent in a cluster
 -- ARGV     presented hash, its generation, attempt, successor hash, access token hash,
 --          access token ttl (s), audience, answer's opening, scope, grant ttl (ms), grace (ms), tombstone (ms)
 -- Answer   {'rotated' | 'repeated' | 'repaired', seconds the access token has left, when it expires (Unix s), scope}
