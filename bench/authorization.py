@@ -27,13 +27,13 @@ from bench.rounds import ROUNDS, Result, interleaved, pin, ratios, result
 CONNECTIONS = 64
 MANY_CONNECTIONS = 512
 _LIVE = 100_000
-_ASKED = 4_096
+ASKED = 4_096
 _CACHED = 10_000
 _MAY_FAIL = 0.01  # on a machine that stands still for a second because of something else
 _WITH_CACHE = "introspection with tokens in memory"
 
 
-class _Measured:
+class Measured:
     """One row: a server, and what is asked of it in each round."""
 
     def __init__(self, target: Server, path: str, requests: int, makers: Callable[[], list[Next]]) -> None:
@@ -58,7 +58,7 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _constant(messages: list[bytes], connections: int = CONNECTIONS) -> Callable[[], list[Next]]:
+def constant(messages: list[bytes], connections: int = CONNECTIONS) -> Callable[[], list[Next]]:
     """Each connection sends the messages in turn, from a place of its own."""
 
     def makers() -> list[Next]:
@@ -73,7 +73,7 @@ def _turning(messages: list[bytes]) -> Next:
     return lambda _: next(turn)
 
 
-def _hello() -> list[bytes]:
+def hello_requests() -> list[bytes]:
     return [b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"]
 
 
@@ -82,7 +82,7 @@ def introspections(url: str, tokens: list[str]) -> list[bytes]:
     return [form_request(f"{url}/introspect", {"token": each}, basic("tools")) for each in tokens]
 
 
-def _client_credentials(url: str, resource: str) -> list[bytes]:
+def client_credentials(url: str, resource: str) -> list[bytes]:
     return [form_request(f"{url}/token", {"grant_type": "client_credentials", "resource": resource}, basic("machine"))]
 
 
@@ -99,12 +99,12 @@ def _refresh(url: str, token: str) -> bytes:
     return form_request(f"{url}/token", parameters)
 
 
-def _redemptions(url: str, codes: list[str]) -> Callable[[], list[Next]]:
+def redemptions(url: str, codes: list[str]) -> Callable[[], list[Next]]:
     messages = iter([_redemption(url, each) for each in codes])
     return lambda: [lambda _: next(messages)] * CONNECTIONS
 
 
-def _chains(url: str, codes: list[str]) -> Callable[[], list[Next]]:
+def chains(url: str, codes: list[str]) -> Callable[[], list[Next]]:
     """Each connection rotates the refresh token of a family of its own, from round to round."""
     latest: dict[int, str] = {}
 
@@ -119,25 +119,25 @@ def _chains(url: str, codes: list[str]) -> Callable[[], list[Next]]:
     def makers() -> list[Next]:
         # What the last round answered at its end was not asked about: every family begins anew.
         for number in range(CONNECTIONS):
-            latest[number] = _first_refresh_token(url, codes.pop())
+            latest[number] = first_refresh_token(url, codes.pop())
         return [chain(number) for number in range(CONNECTIONS)]
 
     return makers
 
 
-def _first_refresh_token(url: str, code: str) -> str:
+def first_refresh_token(url: str, code: str) -> str:
     got: list[bytes] = []
 
     def make(body: bytes | None) -> bytes:
         if body is not None:
             got.append(body)
-        return _redemption(url, code) if body is None else _hello()[0]
+        return _redemption(url, code) if body is None else hello_requests()[0]
 
     run(url, 2, [make])
     return str(json.loads(got[0])["refresh_token"])
 
 
-def _rows(name: str, found: dict[str, list[float]], measured: _Measured, goal: float | None) -> Iterator[Result]:
+def _rows(name: str, found: dict[str, list[float]], measured: Measured, goal: float | None) -> Iterator[Result]:
     yield result(f"{name}, of hello", ratios(found["hello"], found[name]), "", least=goal, reference=name)
     yield result(f"{name}, processor time", found[name], " µs")
     yield result(f"{name}, a second", measured.rates[-ROUNDS:], "/s")
@@ -167,22 +167,22 @@ def measure(quick: bool) -> Iterator[Result]:
         empty = contents.used_bytes()
         tokens = contents.access_tokens(_LIVE, plain.url)
         taken = contents.used_bytes() - empty
-        asked = contents.sample(tokens, _ASKED)
+        asked = contents.sample(tokens, ASKED)
         codes = contents.codes(grants * (ROUNDS + 1))
         families = contents.codes(CONNECTIONS * (ROUNDS + 1))
         rows = {
-            "hello": _Measured(hello, "/", 2 * requests, _constant(_hello())),
-            "hello, asked the same": _Measured(hello, "/", requests, _constant(introspections(hello.url, asked))),
-            "introspection": _Measured(plain, "/introspect", requests, _constant(introspections(plain.url, asked))),
-            _WITH_CACHE: _Measured(caching, "/introspect", requests, _constant(introspections(caching.url, asked))),
-            "client_credentials": _Measured(
-                plain, "/token", requests // 2, _constant(_client_credentials(plain.url, RESOURCE))
+            "hello": Measured(hello, "/", 2 * requests, constant(hello_requests())),
+            "hello, asked the same": Measured(hello, "/", requests, constant(introspections(hello.url, asked))),
+            "introspection": Measured(plain, "/introspect", requests, constant(introspections(plain.url, asked))),
+            _WITH_CACHE: Measured(caching, "/introspect", requests, constant(introspections(caching.url, asked))),
+            "client_credentials": Measured(
+                plain, "/token", requests // 2, constant(client_credentials(plain.url, RESOURCE))
             ),
-            "client_credentials with an ES256 JWT": _Measured(
-                plain, "/token", requests // 2, _constant(_client_credentials(plain.url, SIGNED_RESOURCE))
+            "client_credentials with an ES256 JWT": Measured(
+                plain, "/token", requests // 2, constant(client_credentials(plain.url, SIGNED_RESOURCE))
             ),
-            "code and PKCE": _Measured(plain, "/token", grants, _redemptions(plain.url, codes)),
-            "refresh": _Measured(plain, "/token", requests // 4, _chains(plain.url, families)),
+            "code and PKCE": Measured(plain, "/token", grants, redemptions(plain.url, codes)),
+            "refresh": Measured(plain, "/token", requests // 4, chains(plain.url, families)),
         }
         found = interleaved({name: row.once for name, row in rows.items()})
         yield result("hello, processor time", found["hello"], " µs")
@@ -198,7 +198,7 @@ def measure(quick: bool) -> Iterator[Result]:
 def _many(name: str, target: Server, messages: list[bytes], requests: int) -> Iterator[Result]:
     refused, late = [], []
     for _ in range(ROUNDS):
-        answers = run(f"{target.url}/introspect", requests, _constant(messages, MANY_CONNECTIONS)())
+        answers = run(f"{target.url}/introspect", requests, constant(messages, MANY_CONNECTIONS)())
         refused.append(float(len(answers.refused)))
         late.append(answers.percentile_ms(0.99))
     yield result(f"{name}, {MANY_CONNECTIONS} connections, refused", refused, "", most=0)

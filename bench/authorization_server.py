@@ -73,7 +73,14 @@ def _settings(port: int, metrics_port: int, store_port: int, cached: int) -> dic
 
 @contextlib.contextmanager
 def valkey() -> Iterator[int]:
-    """A store with an append-only file, as the chart runs it; gives its port."""
+    """A store; gives its port."""
+    with valkey_server() as server:
+        yield int(server.url.rpartition(":")[2])
+
+
+@contextlib.contextmanager
+def valkey_server() -> Iterator[Server]:
+    """A store with an append-only file, as the chart runs it."""
     [port] = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="ks-bench-") as folder:
         command = [str(embedded.find_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
@@ -90,23 +97,30 @@ def valkey() -> Iterator[int]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_for(process, port)
-            yield port
+            yield Server(process, f"redis://127.0.0.1:{port}")
         finally:
             process.terminate()
             process.wait(15)
 
 
 @contextlib.contextmanager
-def authorization_server(store_port: int, cached: int = 0) -> Iterator[Server]:
-    """Run one; its `url` is the issuer."""
+def configured(store_port: int, cached: int = 0) -> Iterator[tuple[int, dict[str, str]]]:
+    """Settings for one in a file; gives its port and the variables of its environment."""
     port, metrics_port = free_ports(2)
     with tempfile.TemporaryDirectory(prefix="ks-bench-") as folder:
         config = Path(folder) / "config.yaml"
         config.write_text(yaml.safe_dump(_settings(port, metrics_port, store_port, cached)))
+        yield port, {**os.environ, "KEYSTILE_CONFIG": str(config)}
+
+
+@contextlib.contextmanager
+def authorization_server(store_port: int, cached: int = 0, **variables: str) -> Iterator[Server]:
+    """Run one, with settings from more environment variables; its `url` is the issuer."""
+    with configured(store_port, cached) as (port, environment):
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.pinned", "keystile_auth", "serve"],
             cwd=ROOT,
-            env={**os.environ, "KEYSTILE_CONFIG": str(config)},
+            env={**environment, **variables},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 ROUNDS = 5
 SERVER_CORE = 1
+_CORES = "BENCH_CORES"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Result:
         met: whether it is; None where there is no goal.
         reference: the name in `reference.json` that a ratio is compared with by `--quick`, or "".
         median: the median as a number.
+        least: the least of the rounds.
+        most: the most of them.
+        bound: the number in `goal`; None where there is no goal.
     """
 
     name: str
@@ -32,6 +36,9 @@ class Result:
     met: bool | None = None
     reference: str = ""
     median: float = 0.0
+    least: float = 0.0
+    most: float = 0.0
+    bound: float | None = None
 
 
 def interleaved(measures: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -62,7 +69,8 @@ def result(
         goal, met = f"at most {most:g}{unit}", median <= most
     elif least is not None:
         goal, met = f"at least {least:g}{unit}", median >= least
-    return Result(name, f"{median:.3g}{unit}", spread, goal, met, reference, median)
+    bound = least if most is None else most
+    return Result(name, f"{median:.3g}{unit}", spread, goal, met, reference, median, min(values), max(values), bound)
 
 
 def ratios(of: list[float], to: list[float]) -> list[float]:
@@ -73,7 +81,9 @@ def ratios(of: list[float], to: list[float]) -> list[float]:
 def pin(core: int) -> None:
     """Stay on one core (Linux; elsewhere the kernel decides). There may be fewer cores than asked for."""
     if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
+        # A child inherits its parent's one core: which there are to choose from is what the first process saw.
+        known = os.environ.setdefault(_CORES, ",".join(map(str, sorted(os.sched_getaffinity(0)))))
+        cores = [int(each) for each in known.split(",")]
         os.sched_setaffinity(0, {cores[core % len(cores)]})
 
 

@@ -45,6 +45,7 @@ class Lock:
         inputs: names in requirements/, without .in.
         extras: optional dependencies of those services that are in it.
         is_apart: whether it has packages that cannot be installed everywhere, and are not in the first.
+        has_own_versions: whether it is for an environment of its own, with versions of its own.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Lock:
     inputs: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     is_apart: bool = False
+    has_own_versions: bool = False
 
     @property
     def path(self) -> Path:
@@ -104,6 +106,7 @@ LOCKS = (
     Lock("build", (), ("build",)),
     Lock("ldap", (), ("ldap",), is_apart=True),
     Lock("ldap-build", (), ("ldap-build",), is_apart=True),
+    Lock("peers", (), ("peers",), has_own_versions=True),
 )
 
 
@@ -124,9 +127,10 @@ def compile_lock(lock: Lock, *, upgrade: bool) -> None:
         command += ["--no-emit-package", package]
     for extra in lock.extras:
         command += ["--extra", extra]
-    constraints = PLATFORMS if lock is LOCKS[0] else LOCKS[0].path
+    leads = lock.has_own_versions or lock is LOCKS[0]
+    constraints = PLATFORMS if leads else LOCKS[0].path
     command += ["--constraints", str(constraints.relative_to(ROOT))]
-    if upgrade and lock is LOCKS[0]:
+    if upgrade and leads:
         command.append("--upgrade")
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / lock.path.name
@@ -174,7 +178,7 @@ def faults(lock: Lock, versions: Mapping[str, set[str]]) -> Iterator[str]:
             yield f"has no sha256 hashes for {requirement.strip()}"
     pinned = pins(lock)
     for name, own in pinned.items():
-        if not own <= versions.get(name, own if lock.is_apart else set()):
+        if not lock.has_own_versions and not own <= versions.get(name, own if lock.is_apart else set()):
             yield f"has {name} {' and '.join(own)}, which {LOCKS[0].path.name} has not"
     for wanted in map(Requirement, lock.wanted()):
         own = pinned.get(canonicalize_name(wanted.name), set())

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("check", "run", "auth", "mcp", "embedded")
+FILES = ("check", "run", "auth", "mcp", "embedded", "peers")
 PLATFORMS = (
     "x86_64-manylinux_2_28",
     "aarch64-manylinux_2_28",

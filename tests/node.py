@@ -1,14 +1,13 @@
 """Node.js, and the packages of other people that tests run with it."""
 
-import fcntl
-import hashlib
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
+
+from tests import installed
 
 OLDEST = (22, 19)
 CLIENTS = Path(__file__).parent / "clients"
@@ -40,33 +39,23 @@ def environment() -> dict[str, str]:
 
 
 @cache
-def packages() -> Path:
-    """The folder with the packages of `tests/clients/package-lock.json` in it, installed once a machine."""
-    lock = (CLIENTS / "package-lock.json").read_bytes() + (CLIENTS / "package.json").read_bytes()
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache_home / "keystile" / f"clients-{hashlib.sha256(lock).hexdigest()[:16]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "clients.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not folder.exists():
-            _install(folder)
-    return folder
+def packages(source: Path = CLIENTS) -> Path:
+    """The folder with the packages of `source`'s package-lock.json in it, installed once a machine."""
+    pins = (source / "package-lock.json").read_bytes() + (source / "package.json").read_bytes()
+    return installed.once(source.name, pins, lambda folder: _install(source, folder))
 
 
-def _install(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(CLIENTS / name, made)
-        npm = _npm()
-        assert npm is not None
-        # Nothing of what is installed runs while it is being installed.
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        answer = subprocess.run(
-            command, cwd=made, env=environment(), capture_output=True, text=True, timeout=600, check=False
-        )
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        Path(made).rename(folder)
-        Path(made).mkdir()
+def _install(source: Path, folder: Path) -> None:
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(source / name, folder)
+    npm = _npm()
+    assert npm is not None
+    # Nothing of what is installed runs while it is being installed.
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    answer = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600, check=False
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
 @cache
