@@ -13,6 +13,7 @@ from tests.auth_server import Pkce
 from tests.e2e.company import DOMAIN, Company, names_lead_here
 from tests.e2e.kubernetes import ROOT, Kubernetes, eventually
 from tests.e2e.site import CALLBACK, Site
+from tests.keycloak import SIGNED_ASSERTIONS, UNSIGNED_REQUESTS, add_saml_client
 from tests.made_run import free_ports
 from tests.person import forms
 
@@ -109,10 +110,19 @@ class Keycloak:
             answer = http.put(f"{users}/{user['id']}", json={**user, "enabled": enabled})
             assert answer.status_code == 204, answer.text
 
-    def log_in(self, browser: httpx2.Client, page: httpx2.Response) -> str:
-        """Fill in the sign-in page; answers where the browser is sent."""
+    def add_saml_client(self, metadata: str) -> None:
+        """Register a service provider by its metadata; it is told who somebody is by signed assertions."""
+        with self.administrator() as http:
+            add_saml_client(http, "/admin/realms/company", metadata, SIGNED_ASSERTIONS | UNSIGNED_REQUESTS)
+
+    def fill_in(self, browser: httpx2.Client, page: httpx2.Response) -> httpx2.Response:
+        """Fill in the sign-in page."""
         (login,) = [each for each in forms(page) if "password" in each.fields]
-        answer = browser.post(login.action, data={**login.fields, "username": _USERNAME, "password": _PASSWORD})
+        return browser.post(login.action, data={**login.fields, "username": _USERNAME, "password": _PASSWORD})
+
+    def log_in(self, browser: httpx2.Client, page: httpx2.Response) -> str:
+        """The same; answers where the browser is sent."""
+        answer = self.fill_in(browser, page)
         assert answer.status_code == 302, answer.text
         return str(answer.headers["location"])
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
 import httpx2
 import pytest
@@ -16,7 +16,7 @@ from tests.e2e.keycloak import CLIENT_SECRET, Keycloak, external_resource
 from tests.e2e.kubernetes import ROOT, Kubernetes, eventually
 from tests.e2e.site import CALLBACK, SignedIn, Site
 from tests.openid_provider import to_provider
-from tests.person import Person
+from tests.person import Person, forms
 
 _EXTERNAL = "external"
 
@@ -76,7 +76,9 @@ def external(
     kubernetes.run("kubectl", "delete", "namespace", _EXTERNAL, "--wait=false")
 
 
-def _sign_in(site: Site, keycloak: Keycloak, company: Company, http: httpx2.Client) -> SignedIn:
+def _sign_in(
+    site: Site, keycloak: Keycloak, company: Company, http: httpx2.Client, identity: str = "keycloak"
+) -> SignedIn:
     """Ada lets a client use the release's server, and says at Keycloak who she is."""
     client_id, pkce = site.register(http), Pkce()
     parameters = {
@@ -94,8 +96,10 @@ def _sign_in(site: Site, keycloak: Keycloak, company: Company, http: httpx2.Clie
     person = Person(site.issuer, "", "")
     person.browser.close()
     with httpx2.Client(timeout=60, verify=trusted, headers={"Accept": "text/html"}) as person.browser:
-        there = to_provider(person, f"{site.issuer}/authorize?{urlencode(parameters)}", "keycloak")
-        back = person.get(keycloak.log_in(person.browser, person.browser.get(there.headers["location"])))
+        there = to_provider(person, f"{site.issuer}/authorize?{urlencode(parameters)}", identity)
+        page = person.browser.get(there.headers["location"])
+        by = _back_by_post if identity == "saml" else _back_by_redirect
+        back = person.get(by(keycloak, person, page, http))
     assert back.status_code in {302, 303}, back.text
     answer = parse_qs(urlsplit(back.headers["location"]).query)
     assert "code" in answer, answer
@@ -104,6 +108,18 @@ def _sign_in(site: Site, keycloak: Keycloak, company: Company, http: httpx2.Clie
     assert tokens.status_code == 200, tokens.text
     assert tokens.json()["scope"] == "mcp:basic"
     return SignedIn(client_id, tokens.json()["access_token"], tokens.json()["refresh_token"])
+
+
+def _back_by_redirect(keycloak: Keycloak, person: Person, page: httpx2.Response, _: httpx2.Client) -> str:
+    return keycloak.log_in(person.browser, page)
+
+
+def _back_by_post(keycloak: Keycloak, person: Person, page: httpx2.Response, http: httpx2.Client) -> str:
+    (answer,) = [each for each in forms(keycloak.fill_in(person.browser, page)) if "SAMLResponse" in each.fields]
+    # Keycloak's page posts it: another site, so without our cookies.
+    posted = http.post(answer.action, data=answer.fields)
+    assert posted.status_code == 303, posted.text
+    return urljoin(answer.action, posted.headers["location"])
 
 
 def test_somebody_signs_in_at_keycloak_and_calls_a_tool(
@@ -115,6 +131,18 @@ def test_somebody_signs_in_at_keycloak_and_calls_a_tool(
     assert site.call_tool(http, client.access_token, tool="long_running", arguments={"seconds": 0}).status_code == 403
     assert site.refresh(http, client).status_code == 200
     assert site.call_tool(http, site.sign_in(http).access_token).status_code == 200
+
+
+def test_somebody_signs_in_at_keycloak_by_saml_and_calls_a_tool(
+    site_with_keycloak: Site, keycloak: Keycloak, company: Company, http: httpx2.Client
+) -> None:
+    site = site_with_keycloak
+    metadata = http.get(f"{site.issuer}/saml/saml/metadata")
+    assert metadata.status_code == 200, metadata.text
+    keycloak.add_saml_client(metadata.text)
+    client = _sign_in(site, keycloak, company, http, "saml")
+    assert site.call_tool(http, client.access_token).status_code == 200
+    assert site.call_tool(http, client.access_token, tool="long_running", arguments={"seconds": 0}).status_code == 403
 
 
 def test_an_account_that_is_disabled_at_keycloak_ends_at_the_next_refresh(

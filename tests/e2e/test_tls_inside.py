@@ -1,13 +1,15 @@
 """TLS between the pods, with certificates that are renewed while they serve."""
 
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.e2e.kubernetes import NAMESPACE, Kubernetes, eventually
 from tests.e2e.site import Site
-from tests.e2e.tls_inside import COMPONENTS, TlsInside
+from tests.e2e.tls_inside import COMMON_NAME, COMPONENTS, TlsInside
 from tests.e2e.traffic import traffic
 
 
@@ -77,6 +79,39 @@ def test_keys_are_rotated_by_the_cron_job_over_tls(
     assert _signing(kubernetes) != signing
     assert site.refresh(http, client).status_code == 200
     assert site.call_tool(http, client.access_token, _signed(site)).status_code == 200
+
+
+class _ThroughPortal(httpx2.BaseTransport):
+    """Sends every request to one pod of auth, as a front proxy would, and says who is asking."""
+
+    def __init__(self, port: int, tls: ssl.SSLContext, person: str) -> None:
+        self._port = port
+        self._person = person
+        self._connections = httpx2.HTTPTransport(verify=tls)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.headers["Host"] = request.url.netloc.decode()
+        request.headers["X-Remote-User"] = self._person
+        request.extensions = {**request.extensions, "sni_hostname": COMMON_NAME}
+        request.url = request.url.copy_with(host="127.0.0.1", port=self._port)
+        return self._connections.handle_request(request)
+
+    def close(self) -> None:
+        self._connections.close()
+
+
+@pytest.mark.parametrize(("name", "status"), [("portal.example.com", 200), ("another.example.com", 403), (None, 403)])
+def test_a_front_proxy_says_who_it_is_over_mutual_tls_alone(
+    tls_inside: TlsInside, site: Site, tmp_path: Path, name: str | None, status: int
+) -> None:
+    authority, pod = tls_inside.authority, site.kubernetes.pods("auth")[0]
+    context = authority.showing(authority.client_pair(name), tmp_path) if name else authority.trusting
+    with site.kubernetes.port_forward(pod, COMPONENTS["auth"]) as port:
+        portal = _ThroughPortal(port, context, "ada")
+        with httpx2.Client(transport=portal, headers={"Accept": "text/html"}, follow_redirects=True) as browser:
+            answer = browser.get(f"{site.issuer}/account")
+    assert answer.status_code == status, answer.text
+    assert ("portal/ada" in answer.text) == (status == 200)
 
 
 def _signing(kubernetes: Kubernetes) -> str:

@@ -99,13 +99,17 @@ servers: the topology embedded has one server in its pod, and {{ len $here | eq 
 {{/* How people sign in. Argument: dict root, told (of keystile.identities). */}}
 {{- define "keystile.check.identities" -}}
 {{ include "keystile.check.files" (dict "at" "auth" "files" (.told.files | default dict)) }}
+{{- $tls := .root.Values.network.tls -}}
+{{- $asks := include "keystile.isFile" $tls.clientCa -}}
+{{- $kinds := list -}}
 {{- range $name, $identity := .root.Values.auth.identity }}
+{{- $kinds = append $kinds $identity.kind -}}
 {{- $at := printf "auth.identity.%s" $name }}
 {{- if ne (eq $name "local") (eq $identity.kind "local") }}
 {{ $at }}: the identity local, and no other, has the kind local
 {{- end }}
-{{- if eq $identity.kind "header" }}
-{{ $at }}: the kind header needs listen.tls.client_ca_file, for which this chart has no value
+{{- if and (eq $identity.kind "header") (not (and $asks (include "keystile.tls.any" $.root))) }}
+{{ $at }}: a header counts over mutual TLS alone; name the certificate of auth in network.tls.{{ eq $.root.Values.topology "embedded" | ternary "serverSecrets" "authSecret" }}, and the authority of the proxy's in network.tls.clientCa
 {{- end }}
 {{- $needs := dict }}
 {{- if eq $identity.preset "github" }}{{- $_ := set $needs "clientSecretKey" "GitHub has no clients without a secret" }}{{- end }}
@@ -116,6 +120,9 @@ servers: the topology embedded has one server in its pod, and {{ len $here | eq 
     {{ include "keystile.secretCommand" $.root }} --from-literal={{ $name }}-secret="…"
 {{- end }}
 {{- end }}
+{{- end }}
+{{- if and $asks (not (has "header" $kinds)) }}
+network.tls.clientCa: is for an identity of kind header, and there is none
 {{- end }}
 {{- end }}
 

@@ -25,13 +25,17 @@ Where a service of the release is inside the cluster: with TLS by the name that 
 {{ $scheme }}://{{ .name }}{{ if eq $scheme "https" }}.{{ .root.Release.Namespace }}.svc{{ end }}:{{ .port }}
 {{- end }}
 
-{{/* A service's own part of its settings. Argument: dict root, component, server, port. */}}
+{{/*
+A service's own part of its settings. Argument: dict root, component, server, port, isAuth (whether it is, or holds, the
+authorization server, which may ask its clients for certificates).
+*/}}
 {{- define "keystile.listen" -}}
 {{- if include "keystile.tls.secret" . -}}
 listen:
   host: 0.0.0.0
   port: {{ .port }}
-  tls: {certificate_file: /etc/keystile/tls/tls.crt, key_file: /etc/keystile/tls/tls.key}
+  {{- $asks := and .isAuth (include "keystile.isFile" .root.Values.network.tls.clientCa) }}
+  tls: {certificate_file: /etc/keystile/tls/tls.crt, key_file: /etc/keystile/tls/tls.key{{ if $asks }}, client_ca_file: /etc/keystile/files/listen__tls__client_ca_file{{ end }}}
 {{- else -}}
 listen: {host: 0.0.0.0, port: {{ .port }}}
 {{- end }}

@@ -111,7 +111,8 @@ How people sign in: `settings`, `secrets` and `files` as of keystile.told, and `
 {{- with without $ports "443" }}{{- $egress = append $egress (dict "name" $name "ports" (uniq .)) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $told := include "keystile.told" (dict "value" (dict "identity" $settings) "path" "") | fromYaml -}}
+{{- $listen := dict "tls" (dict "clientCa" .Values.network.tls.clientCa) -}}
+{{- $told := include "keystile.told" (dict "value" (dict "identity" $settings "listen" $listen) "path" "") | fromYaml -}}
 {{- if .Values.auth.identity }}
 settings: {{ toJson $told.settings }}
 secrets: {{ toJson $told.secrets }}

@@ -15,6 +15,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from tests.auth_server import CALLBACK, RESOURCE, RESOURCE_SECRET, SCOPES, AuthServer, Pkce
+from tests.keycloak import add_saml_client
 from tests.openid_provider import choose, newcomer, to_provider
 from tests.person import Person, form, forms
 from tests.saml_provider import SigningKey
@@ -46,20 +47,9 @@ class Keycloak:
             yield http
 
     def add_saml_client(self, metadata: str, **attributes: str) -> None:
-        """Register a service provider by its metadata, as the administration console does it."""
-        realm = f"{self.origin}/admin/realms/company"
-        roles = {"name": "roles", "protocol": "saml", "protocolMapper": "saml-role-list-mapper",
-                 "config": {"attribute.name": "Role", "attribute.nameformat": "Basic", "single": "true"}}  # fmt: skip
-        name = {"name": "name", "protocol": "saml", "protocolMapper": "saml-user-attribute-mapper",
-                "config": {"attribute.name": "username", "attribute.nameformat": "Basic",
-                           "user.attribute": "username"}}  # fmt: skip
+        """Register a service provider by its metadata."""
         with self.administrator() as http:
-            read = http.post(f"{realm}/client-description-converter", content=metadata)
-            assert read.status_code == 200, read.text
-            client = {**read.json(), "protocolMappers": [roles, name], "defaultClientScopes": []}
-            client["attributes"] |= attributes
-            answer = http.post(f"{realm}/clients", json=client)
-            assert answer.status_code == 201, answer.text
+            add_saml_client(http, f"{self.origin}/admin/realms/company", metadata, attributes)
 
     def set_enabled(self, username: str, *, enabled: bool) -> None:
         """Enable or disable an account, as its administrator does."""

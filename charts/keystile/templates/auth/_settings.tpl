@@ -53,7 +53,7 @@ resources:
 {{- $_ := unset $settings "drain_seconds" }}
 {{ include "keystile.embedded.settings" (dict "server" (get $model.servers $own) "inPod" $model.store.inPod) }}
 {{- end }}
-{{ include "keystile.listen" (dict "root" $root "component" $model.auth.component "server" $model.auth.server "port" $model.auth.port) }}
+{{ include "keystile.listen" (dict "root" $root "component" $model.auth.component "server" $model.auth.server "port" $model.auth.port "isAuth" true) }}
 metrics: {host: 0.0.0.0, port: {{ $own | empty | ternary 9464 9465 }}}
 trusted_proxies: {{ toJson $root.Values.network.trusted_proxies }}
 {{- if $model.auth.identities }}
