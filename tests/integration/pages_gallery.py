@@ -191,6 +191,13 @@ SAMPLES: dict[str, Sample] = {
     "login-account": login(request_id=None, client_name=None),
     "login-error": login(username="ada", error="That user name and password do not belong together."),
     "login-hostile": login(client_name=HOSTILE_NAME, username="a" * 200, error=f"Wrong. {LONG_WORD}"),
+    "login-chooser": login(
+        by_address=True,
+        by_header="The portal",
+        elsewhere={"corp": "Corp", "partners": f"Partners of {LONG_WORD}"},
+        password_identities={"local": "local", "directory": "The directory"},
+    ),
+    "login-elsewhere": login(elsewhere={"corp": "Corp"}, password_identities={}),
     "consent": consent(),
     "consent-loopback": consent(
         client=client(name="Claude Code", uri_host=None, verified_host=None, is_self_registered=True),
