@@ -132,6 +132,11 @@ class Revocations:
                 pause = longest if refused else min(longest, _FIRST_PAUSE_SECONDS * 2**failures)
                 failures = min(failures + 1, 10)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (not all pods at one moment)
+            except Exception as problem:  # noqa: BLE001 (whatever it is, the next poll may do)
+                # A mistake of ours: it must not end the polls for good, and nothing was acknowledged.
+                self._note(type(problem).__name__)
+                _log.exception("a poll for revocations failed", issuer=self._issuer.identifier)
+                await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
             else:
                 failures = 0
                 self._note(None)

@@ -13,6 +13,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 
 from keystile_common.security_events import SESSION_REVOKED, TOKEN_REVOKED, VERIFICATION
+from keystile_mcp import revocations
 from tests.integration.mcp.resource_server import ResourceServer, ScriptedAuthorizationServer, resource_server
 
 KEY = ECKey.generate_key("P-256", auto_kid=True)
@@ -186,6 +187,26 @@ async def test_wrong_answers_move_nothing_and_right_ones_after_them_do(
     assert server.metric("keystile_revocation_events_total", result="applied") == 0
     feed.say(feed.event("4-0", {TOKEN_REVOKED: {}}, {"format": "jwt_id", "iss": feed.issuer, "jti": "x"}))
     await until(lambda: feed.acknowledged[-1] == ["4-0"])
+
+
+async def test_a_mistake_of_ours_ends_no_poll(
+    feed_and_server: tuple[Feed, ResourceServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, server = feed_and_server
+    subject = {"format": "jwt_id", "iss": feed.issuer, "jti": "x"}
+
+    def mistaken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(revocations, "read", mistaken)
+        before = len(feed.acknowledged)
+        feed.say(feed.event("6-0", {TOKEN_REVOKED: {}}, subject))
+        await until(lambda: len(feed.acknowledged) >= before + 2)
+    assert feed.acknowledged[-1] == ["1-0.beginning.x"]
+    feed.say(feed.event("7-0", {TOKEN_REVOKED: {}}, subject))
+    await until(lambda: feed.acknowledged[-1] == ["7-0"])
+    assert server.metric("keystile_revocation_events_total", result="applied") == 1
 
 
 async def test_more_that_is_to_come_is_fetched_before_anything_is_believed_for_longer(
