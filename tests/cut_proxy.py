@@ -41,11 +41,17 @@ class CutProxy:
         if self.is_refusing:
             writer.transport.abort()
             return
-        with suppress(OSError, asyncio.CancelledError):
-            there_reader, there = await asyncio.open_connection("127.0.0.1", port)
-            self._writers |= {writer, there}
-            await asyncio.gather(self._pass(reader, there), self._pass(there_reader, writer))
-            self._writers -= {writer, there}
+        ends = {writer}
+        try:
+            with suppress(OSError, asyncio.CancelledError):
+                there_reader, there = await asyncio.open_connection("127.0.0.1", port)
+                ends.add(there)
+                self._writers |= ends
+                await asyncio.gather(self._pass(reader, there), self._pass(there_reader, writer))
+        finally:
+            self._writers -= ends
+            for each in ends:
+                each.close()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -74,6 +80,7 @@ def cut_proxy(port: int) -> Iterator[CutProxy]:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports that were told to close do so in turns of the loop of their own
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()

@@ -54,16 +54,18 @@ def tcp_proxy(to_port: int, port: int = 0) -> Iterator[TcpProxy]:
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         proxy.accepted += 1
-        there_reader, there = await asyncio.open_connection("127.0.0.1", to_port)
-        proxy._writers |= {writer, there}
+        ends = {writer}
         try:
+            there_reader, there = await asyncio.open_connection("127.0.0.1", to_port)
+            ends.add(there)
+            proxy._writers |= ends
             await asyncio.gather(
                 proxy.pass_on(reader, there, is_client=True), proxy.pass_on(there_reader, writer, is_client=False)
             )
         finally:
-            proxy._writers -= {writer, there}
-            writer.close()
-            there.close()
+            proxy._writers -= ends
+            for each in ends:
+                each.close()
 
     async def run() -> None:
         server = await asyncio.start_server(handle, "127.0.0.1", port)
@@ -75,6 +77,7 @@ def tcp_proxy(to_port: int, port: int = 0) -> Iterator[TcpProxy]:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports that were told to close do so in turns of the loop of their own
 
     thread = threading.Thread(target=proxy._loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()
