@@ -1,10 +1,11 @@
 """A TCP proxy whose wire can be cut: with an end that shows, or without one."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+
+from tests.stream_server import running_stream_server
 
 
 @dataclass
@@ -67,27 +68,5 @@ class CutProxy:
 def cut_proxy(port: int) -> Iterator[CutProxy]:
     """Run one in front of `port`, in a thread, while the block runs."""
     proxy = CutProxy()
-    ready, stopped = threading.Event(), asyncio.Event()
-
-    async def run() -> None:
-        proxy._loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(lambda r, w: proxy.handle(r, w, port), "127.0.0.1", 0)
-        proxy.port = int(server.sockets[0].getsockname()[1])
-        ready.set()
-        await stopped.wait()
-        server.close()
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports that were told to close do so in turns of the loop of their own
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
-    thread.start()
-    assert ready.wait(5)
-    try:
+    with running_stream_server(lambda r, w: proxy.handle(r, w, port)) as (proxy.port, proxy._loop):
         yield proxy
-    finally:
-        assert proxy._loop is not None
-        proxy._loop.call_soon_threadsafe(stopped.set)
-        thread.join(5)

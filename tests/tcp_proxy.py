@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from tests.stream_server import running_stream_server
+
 
 @dataclass
 class TcpProxy:
@@ -16,7 +18,7 @@ class TcpProxy:
     is_mute: bool = False
     seen: bytearray = field(default_factory=bytearray)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
-    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    _loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def open(self) -> int:
@@ -32,6 +34,7 @@ class TcpProxy:
                 writer.transport.abort()
             done.set()
 
+        assert self._loop is not None
         self._loop.call_soon_threadsafe(work)
         assert done.wait(5)
 
@@ -50,7 +53,7 @@ class TcpProxy:
 @contextmanager
 def tcp_proxy(to_port: int, port: int = 0) -> Iterator[TcpProxy]:
     """Run one in front of a port of this machine while the block runs."""
-    proxy, ready, stopped = TcpProxy(), threading.Event(), asyncio.Event()
+    proxy = TcpProxy()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         proxy.accepted += 1
@@ -67,24 +70,5 @@ def tcp_proxy(to_port: int, port: int = 0) -> Iterator[TcpProxy]:
             for each in ends:
                 each.close()
 
-    async def run() -> None:
-        server = await asyncio.start_server(handle, "127.0.0.1", port)
-        proxy.port = int(server.sockets[0].getsockname()[1])
-        ready.set()
-        await stopped.wait()
-        server.close()
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports that were told to close do so in turns of the loop of their own
-
-    thread = threading.Thread(target=proxy._loop.run_until_complete, args=(run(),), daemon=True)
-    thread.start()
-    assert ready.wait(5)
-    try:
+    with running_stream_server(handle, port) as (proxy.port, proxy._loop):
         yield proxy
-    finally:
-        proxy._loop.call_soon_threadsafe(stopped.set)
-        thread.join(timeout=5)
-        proxy._loop.close()

@@ -1,10 +1,11 @@
 """A TCP proxy in front of the store that can lose an answer: the command was done, the connection ends unanswered."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+
+from tests.stream_server import running_stream_server
 
 
 @dataclass
@@ -35,9 +36,6 @@ class LossyProxy:
 def lossy_proxy(store_port: int) -> Iterator[LossyProxy]:
     """Run one on a port of its own while the block runs."""
     proxy = LossyProxy()
-    loop = asyncio.new_event_loop()
-    stopped = asyncio.Event()
-    ready = threading.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection("127.0.0.1", store_port)
@@ -67,24 +65,5 @@ def lossy_proxy(store_port: int) -> Iterator[LossyProxy]:
             with suppress(OSError, asyncio.CancelledError):
                 await task
 
-    async def run() -> None:
-        server = await asyncio.start_server(handle, "127.0.0.1", 0)
-        proxy.port = int(server.sockets[0].getsockname()[1])
-        ready.set()
-        await stopped.wait()
-        server.close()
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0.01)  # transports that were told to close do so in turns of the loop of their own
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
-    thread.start()
-    assert ready.wait(5)
-    try:
+    with running_stream_server(handle) as (proxy.port, _):
         yield proxy
-    finally:
-        loop.call_soon_threadsafe(stopped.set)
-        thread.join(timeout=5)
-        loop.close()
