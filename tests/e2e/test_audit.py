@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -87,11 +88,11 @@ def test_every_event_arrives_in_order_though_receiver_and_collectors_are_away_fo
     first = _stop(receiver)
     for _ in range(2):
         site.sign_in(http)
-    _kill_collectors(receiver)
+    _kill_collectors(receiver, site, http)
     for _ in range(2):
         site.sign_in(http)
     _start(receiver)
-    _kill_collectors(receiver)
+    _kill_collectors(receiver, site, http)
     site.sign_in(http)
     received = _wait_until_arrived(receiver, first, 120)
     count = _assert_in_order(receiver, received)
@@ -100,7 +101,7 @@ def test_every_event_arrives_in_order_though_receiver_and_collectors_are_away_fo
     )
 
 
-def _kill_collectors(kubernetes: Kubernetes) -> None:
+def _kill_collectors(kubernetes: Kubernetes, site: Site, http: httpx2.Client) -> None:
     before = kubernetes.restarts("auth")
     for pod in kubernetes.pods("auth"):
         kubernetes.kill(pod, "collector")
@@ -108,3 +109,15 @@ def _kill_collectors(kubernetes: Kubernetes) -> None:
         "the collectors run again",
         lambda: all(count > before[pod] for pod, count in kubernetes.restarts("auth").items() if pod in before),
     )
+    # A pod is not ready while its collector is not, and all of them were killed. The ingress controller learns of both
+    # changes two seconds late at most: only an answer that stays counts.
+    eventually("the pods are ready", lambda: set(kubernetes.pods("auth")) == set(before))
+    eventually("the pods serve again", lambda: _keeps_serving(http, f"{site.issuer}/jwks"))
+
+
+def _keeps_serving(http: httpx2.Client, url: str) -> bool:
+    for _ in range(15):
+        if http.get(url).status_code != httpx2.codes.OK:
+            return False
+        time.sleep(0.2)
+    return True
