@@ -147,7 +147,7 @@ class Contents:
     def access_tokens(self, count: int, issuer: str) -> list[str]:
         """Live opaque tokens of `machine`."""
         issue = self.client.script_load(scripts.read_for_grant("issue_access_token"))
-        listed = self.client.script_load(scripts.read("list_grant"))
+        listed = self.client.script_load(scripts.read_for_grant("list_grant"))
         texts: list[str] = []
         while len(texts) < count:
             pipeline = self.client.pipeline(transaction=False)
@@ -172,7 +172,7 @@ class Contents:
         """Codes that a user has consented to; they live for ten minutes here, so that all can be made beforehand."""
         asyncio.run(self._client_and_user())
         create = self.client.script_load(scripts.read_for_grant("create_grant"))
-        listed = self.client.script_load(scripts.read("list_grant"))
+        listed = self.client.script_load(scripts.read_for_grant("list_grant"))
         made = [opaque.new_code(opaque.new_grant_id()) for _ in range(count)]
         for start in range(0, count, 1000):
             pipeline = self.client.pipeline(transaction=False)

@@ -43,8 +43,19 @@ SCOPES = {"mcp:basic": "Use the basic tools", "mcp:jobs": "Start long-running jo
 CALLBACK = "http://127.0.0.1:49152/callback"
 
 
+_GENEROUS = {
+    "registration": {"per_hour_and_address": 100_000},
+    "metadata_documents": {"fetches_per_minute_and_address": 100_000},
+    "sign_in": {"failures_per_5_minutes_and_address": 100_000},
+}
+
+
 def auth_settings(issuer: str, store_url: str, /, **overrides: Any) -> AuthSettings:
-    """Settings for tests: two resources, generous limits. `overrides` replace whole sections."""
+    """Settings for tests: two resources, generous limits.
+
+    `overrides` replace whole sections, but leave limits by address as generous as they are unless they name them: all
+    tests come from one address.
+    """
     values: dict[str, Any] = {
         "issuer": issuer,
         "master_key": MASTER_KEY,
@@ -58,10 +69,10 @@ def auth_settings(issuer: str, store_url: str, /, **overrides: Any) -> AuthSetti
                 "secret": OTHER_SECRET,
             },
         },
-        "registration": {"per_hour_and_address": 100_000},
-        "metadata_documents": {"allow_loopback": True, "fetches_per_minute_and_address": 100_000},
-        "sign_in": {"failures_per_5_minutes_and_address": 100_000},
+        "metadata_documents": {"allow_loopback": True},
     }
+    for section, generous in _GENEROUS.items():
+        overrides[section] = {**generous, **overrides.get(section, values.get(section, {}))}
     return AuthSettings.model_validate({**values, **overrides})
 
 

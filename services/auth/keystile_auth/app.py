@@ -29,10 +29,11 @@ from keystile_auth.endpoints.authorize import AuthorizationEndpoint
 from keystile_auth.endpoints.browser import Browsers
 from keystile_auth.endpoints.consent import ConsentEndpoint
 from keystile_auth.endpoints.consent_page import ConsentPage
+from keystile_auth.endpoints.direct import Direct
 from keystile_auth.endpoints.errors import AnsweredErrors, ErrorAnswers
 from keystile_auth.endpoints.events import EventsEndpoint
 from keystile_auth.endpoints.header_sign_in import HeaderSignIn
-from keystile_auth.endpoints.introspection import Direct, IntrospectionEndpoint
+from keystile_auth.endpoints.introspection import IntrospectionEndpoint
 from keystile_auth.endpoints.login import LoginEndpoint
 from keystile_auth.endpoints.pages import Pages, redirect
 from keystile_auth.endpoints.registration import RegistrationEndpoint
@@ -85,10 +86,10 @@ class _Endpoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """What requests come to, and the access tokens in memory, if any are to be kept."""
+    """What requests come to, what is asked all day by its path, and the access tokens in memory, if any are kept."""
 
     routes: list[BaseRoute]
-    introspection: IntrospectionEndpoint
+    often: dict[str, ASGIApp]
     cache: AccessTokenCache | None
 
 
@@ -194,7 +195,7 @@ def create_app(
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
     errors = ErrorAnswers(pages, metrics, prefix)
     errors.register(app)
-    direct = Direct(AnsweredErrors(app), served.introspection, f"{prefix}/introspect", errors)
+    direct = Direct(AnsweredErrors(app), served.often, errors)
     larger = {f"{prefix}/saml/{name}/acs": MAX_SAML_BYTES for name in identities.posting}
     limited = LimitsMiddleware(direct, MAX_BODY_BYTES, larger)
     return TraceMiddleware(limited, tracer)
@@ -220,7 +221,7 @@ def _endpoints(
         ClientStore(store),
         LimitStore(store),
         UserStore(store),
-        GrantStore(store, cache),
+        GrantStore(store, cache, clock),
     )
     sessions = SessionStore(
         store,
@@ -278,8 +279,9 @@ def _endpoints(
     introspection = IntrospectionEndpoint(
         _resource_authenticator(settings, resources, proofs), access_tokens, grants, audit, metrics
     )
+    token = TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics)
     endpoints: list[_Endpoint] = [
-        TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics),
+        token,
         introspection,
         RevocationEndpoint(authenticator, grants, access_tokens, refresh_tokens, audit, metrics),
         AuthorizationEndpoint(issuer, directory, resources, browsers, waiting, audit, metrics),
@@ -313,7 +315,7 @@ def _endpoints(
         )
         routes.extend(registration.routes(prefix))
     routes.append(Route(f"{prefix}/", _to_account(prefix), methods=["GET"]))
-    return _Served(routes, introspection, cache)
+    return _Served(routes, {f"{prefix}/token": token, f"{prefix}/introspect": introspection}, cache)
 
 
 def _resource(name: str, settings: ResourceSettings) -> Resource:

@@ -41,11 +41,11 @@ class LimitsMiddleware:
         """Serve one ASGI connection."""
         most = self._larger.get(scope["path"], self._max_body) if scope["type"] == "http" else 0
         refusal = self._refusal(scope, most) if scope["type"] == "http" else None
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif refusal is not None:
+        if refusal is not None:
             await _discard(receive)
             await _refuse(send, *refusal)
+        elif scope["type"] != "http" or _is_as_long_as_it_says(scope):
+            await self._app(scope, receive, send)
         else:
             await self._serve(scope, receive, send, most)
 
@@ -80,6 +80,12 @@ class LimitsMiddleware:
             if len(value) > _MAX_DIGITS or int(value) > most:
                 return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _body_sentence(most)
         return None
+
+
+def _is_as_long_as_it_says(scope: Scope) -> bool:
+    """Whether the web server holds the body to the one Content-Length that was looked at."""
+    names = [name for name, _ in scope["headers"]]
+    return names.count(b"content-length") == 1 and b"transfer-encoding" not in names
 
 
 class _CountedBody:

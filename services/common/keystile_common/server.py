@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,6 +16,9 @@ from keystile_common import stopping
 from keystile_common.certificates import ServerCertificate
 from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.settings import Listen
+
+_GARBAGE_THRESHOLDS = (20_000, 20, 50)
+"""Allocations before the youngest objects are looked through for cycles, and how often the older ones are with them."""
 
 
 class ListenError(Exception):
@@ -88,6 +92,14 @@ class _Server(uvicorn.Server):
         self._drain_seconds = config.timeout_graceful_shutdown or 0
         self._on_stop = on_stop
         self._certificate = certificate
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is there now stays. To look through all of it for garbage again and again, and through what requests are
+        # made of every few of them, takes a quarter of the time of a request; docs/performance.md has the figures.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
     async def main_loop(self) -> None:
         if self._certificate is None:

@@ -1,7 +1,9 @@
 """A client of one Valkey or Redis server: its connections, its timeouts, and the end of every wait."""
 
 import asyncio
+import hashlib
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,31 @@ _TOGETHER = frozenset({"EVALSHA", "GET", "HGETALL", "SET"})
 """Commands that are short, never wait in the server, and come often."""
 
 
+class Script:
+    """A script by its digest; a server that does not know it gets the text.
+
+    Args:
+        execute: sends a command to the server that has the script's keys.
+        text: the script.
+    """
+
+    def __init__(self, execute: Callable[..., Awaitable[Any]], text: str) -> None:
+        self._execute = execute
+        self._text = text
+        self._digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 (that is what EVALSHA takes)
+
+    async def __call__(self, keys: list[str], args: list[Any]) -> Any:
+        """Run it."""
+        try:
+            return await self._execute("EVALSHA", self._digest, len(keys), *keys, *args)
+        except exceptions.NoScriptError:
+            return await self._execute("EVAL", self._text, len(keys), *keys, *args)
+
+
 class Client(Redis):
     """A client of one server, or of whichever server its pool leads to; a command ends in `LONGEST_SECONDS`."""
 
-    _together: Together | None = None
+    _sending: Together | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command; a `TimeoutError` after `LONGEST_SECONDS`."""
@@ -40,22 +63,30 @@ class Client(Redis):
         if name not in _TOGETHER:
             async with asyncio.timeout(LONGEST_SECONDS):
                 return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        if self._together is None:
-            self._together = Together(self.connection_pool, self._answer_seconds, LONGEST_SECONDS)
         answer = await self._together.send(*args)
         options.pop("keys", None)  # as redis-py's parse_response does
         callback = self.response_callbacks.get(name)
         return answer if callback is None else callback(answer, **options)
 
+    def get(self, name: bytes | str | memoryview) -> Awaitable[Any]:
+        """The value of a key, or None; by the shortest way, since nothing is asked more often."""
+        return self._together.send("GET", name)
+
+    def register_script(self, script: str) -> Script:  # type: ignore[override] # redis-py's asks for pipelines too
+        """A script, which is sent by its digest and with others of the same turn."""
+        return Script(self.execute_command, script)
+
     @property
-    def _answer_seconds(self) -> float | None:
-        seconds: float | None = self.connection_pool.connection_kwargs.get("socket_timeout")
-        return seconds
+    def _together(self) -> Together:
+        if self._sending is None:
+            seconds: float | None = self.connection_pool.connection_kwargs.get("socket_timeout")
+            self._sending = Together(self.connection_pool, seconds, LONGEST_SECONDS)
+        return self._sending
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """End what is under way, and close every connection."""
-        if self._together is not None:
-            await self._together.close()
+        if self._sending is not None:
+            await self._sending.close()
         await super().aclose(close_connection_pool)
 
     def batch(self) -> Batch:

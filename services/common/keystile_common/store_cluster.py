@@ -7,7 +7,6 @@ waits, and a node that is away takes nothing with it but its own slots.
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -20,7 +19,15 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from keystile_common.settings import StoreSettings
 from keystile_common.store_batch import Batch, Command
-from keystile_common.store_client import LONGEST_SECONDS, Client, address, client_of, server_options, tls_options
+from keystile_common.store_client import (
+    LONGEST_SECONDS,
+    Client,
+    Script,
+    address,
+    client_of,
+    server_options,
+    tls_options,
+)
 
 Address = tuple[str, int]
 _REDIRECTIONS = 5
@@ -34,22 +41,6 @@ _SCRIPT_COMMANDS = frozenset({"EVAL", "EVALSHA"})
 
 # Their types speak of clients with a connection pool of their own, which a cluster's is not.
 _Commands: Any = AsyncCoreCommands
-
-
-class Script:
-    """A script by its digest; a node that does not know it gets the text."""
-
-    def __init__(self, cluster: "Cluster", text: str) -> None:
-        self._cluster = cluster
-        self._text = text
-        self._digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 (that is what EVALSHA takes)
-
-    async def __call__(self, keys: list[str], args: list[Any]) -> Any:
-        """Run it on the node of its keys."""
-        try:
-            return await self._cluster.execute_command("EVALSHA", self._digest, len(keys), *keys, *args)
-        except exceptions.NoScriptError:
-            return await self._cluster.execute_command("EVAL", self._text, len(keys), *keys, *args)
 
 
 class Cluster(_Commands):  # type: ignore[misc]
@@ -72,7 +63,7 @@ class Cluster(_Commands):  # type: ignore[misc]
 
     def register_script(self, script: str) -> Script:
         """A script that runs where its keys are."""
-        return Script(self, script)
+        return Script(self.execute_command, script)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command whose key is its first argument (of a script or XREAD, its first key) to the key's node.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from hiredis import pack_command
 from redis import exceptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -84,41 +85,50 @@ class Together:
 
     async def _converse(self) -> None:
         self._is_starting = False
+        held: list[AbstractConnection] = []  # one, from the first batch on, for as long as there is something to send
         try:
             while self._waiting:
                 together = min(len(self._waiting), MAX_TOGETHER)
-                await self._send_batch(deque(self._waiting.popleft() for _ in range(together)))
+                await self._send_batch(deque(self._waiting.popleft() for _ in range(together)), held)
         finally:
             # At once, not when the task's callbacks run: a command that comes in between would wait for nobody.
             self._talking -= 1
+            for connection in held:
+                await self._pool.release(connection)
 
-    async def _send_batch(self, batch: deque[_Command]) -> None:
+    async def _send_batch(self, batch: deque[_Command], held: list[AbstractConnection]) -> None:
         try:
             async with asyncio.timeout_at(batch[0].deadline):
-                await self._answer(batch)
+                if not held:
+                    held.append(await self._pool.get_connection())  # type: ignore[no-untyped-call]
+                await self._answer(batch, held[0])
         except (exceptions.RedisError, OSError, TimeoutError) as problem:
+            await self._let_go(held)
             _fail(batch, problem)
         except BaseException:  # closed, or a mistake of ours: nobody may wait for ever
             _fail(batch, exceptions.ConnectionError("the store's client was closed"))
+            await self._let_go(held)
             raise
 
-    async def _answer(self, batch: deque[_Command]) -> None:
-        connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            # What was answered before the connection broke is not sent again.
-            await connection.retry.call_with_retry(
-                partial(self._send, connection, batch), lambda _: connection.disconnect(nowait=True)
-            )
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await self._pool.release(connection)
+    async def _let_go(self, held: list[AbstractConnection]) -> None:
+        """Close a connection whose conversation has not come to its end."""
+        while held:
+            connection = held.pop()
+            try:
+                await connection.disconnect(nowait=True)
+            finally:
+                await self._pool.release(connection)
+
+    async def _answer(self, batch: deque[_Command], connection: AbstractConnection) -> None:
+        # What was answered before the connection broke is not sent again.
+        await connection.retry.call_with_retry(
+            partial(self._send, connection, batch), lambda _: connection.disconnect(nowait=True)
+        )
 
     async def _send(self, connection: AbstractConnection, batch: deque[_Command]) -> None:
         try:
             async with asyncio.timeout(self._answer_seconds):
-                await connection.send_packed_command(_packed(connection, batch))
+                await connection.send_packed_command(_packed(batch))
                 while batch:
                     # One timer for all of them, above, in place of one for each.
                     outcome = await _read(connection)
@@ -127,14 +137,14 @@ class Together:
             raise exceptions.TimeoutError("the store did not answer in time") from None
 
 
-def _packed(connection: AbstractConnection, batch: deque[_Command]) -> bytes:
+def _packed(batch: deque[_Command]) -> bytes:
     """The batch as it is sent; a command that cannot be written leaves it, and harms no other."""
     pieces: list[bytes] = []
     for _ in range(len(batch)):
         command = batch.popleft()
         try:
-            pieces += connection.pack_command(*command.words)
-        except (exceptions.DataError, TypeError, ValueError) as problem:
+            pieces.append(pack_command(command.words))
+        except (TypeError, ValueError) as problem:
             _settle(command.answer, problem)
         else:
             batch.append(command)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -154,6 +155,30 @@ async def test_the_grants_of_a_user_end_all_at_once_wherever_they_are_kept(store
     assert {grant.id for grant in await grants.of_user(sub)} == set(made)
     assert await grants.end_all_of_user(sub, "operator") == len(made)
     assert await grants.of_user(sub) == []
+
+
+async def test_a_grant_is_listed_anew_once_in_a_tenth_of_its_life(store: Store) -> None:
+    grants, sub, life = GrantStore(store), f"user_{secrets.token_hex(8)}", 86_400
+    grant_id = await create(grants, sub)
+    grant = await grants.find(grant_id)
+    assert grant is not None
+    window, listing = life // 10, f"ks:grants:user:{sub}"
+    begin = int(time.time()) // window * window
+    outcomes = []
+    for used, now in ((begin, begin + window - 1), (begin + window - 1, begin + window), (begin, begin + 2 * window)):
+        await store.redis.delete(listing)
+        store_at = GrantStore(store, clock=lambda now=now: now)  # type: ignore[misc]
+        await store_at.relist(replace(grant, used=used * 1000), life)
+        outcomes.append(await store.redis.zscore(listing, grant_id) is not None)
+    assert outcomes == [False, True, True]
+
+
+async def test_lists_have_a_grant_for_a_tenth_of_its_life_longer_than_it_lives(store: Store) -> None:
+    grants, sub, life = GrantStore(store), f"user_{secrets.token_hex(8)}", 86_400
+    grant = await _known(grants, sub)
+    await grants.relist(grant, life)
+    listed = float(await store.redis.zscore(f"ks:grants:user:{sub}", grant.id)) / 1000
+    assert abs(listed - (time.time() + 1.1 * life + 600)) < 30
 
 
 async def test_a_token_of_a_client_alone_ends_with_it(store: Store) -> None:

@@ -72,18 +72,20 @@ async def test_a_command_that_comes_while_a_batch_ends_is_sent_too(client: Clien
 async def test_an_error_is_the_answer_to_its_own_command_alone(client: Client) -> None:
     await client.lpush("list", "x")
     await client.set("k", "v")
-    good, wrong, also = await asyncio.gather(
+    answers: tuple[Any, ...] = await asyncio.gather(
         client.get("k"), client.get("list"), client.get("k"), return_exceptions=True
     )
+    good, wrong, also = answers
     assert (good, also) == ("v", "v")
     assert isinstance(wrong, exceptions.ResponseError)
 
 
 async def test_a_command_that_cannot_be_written_harms_no_other(client: Client) -> None:
     await client.set("k", "v")
-    good, wrong, also = await asyncio.gather(
+    answers: tuple[Any, ...] = await asyncio.gather(
         client.get("k"), client.get("\ud800"), client.get("k"), return_exceptions=True
     )
+    good, wrong, also = answers
     assert (good, also) == ("v", "v")
     assert isinstance(wrong, UnicodeEncodeError)
 

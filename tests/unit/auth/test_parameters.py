@@ -2,7 +2,7 @@
 
 import base64
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import pytest
 from hypothesis import given
@@ -41,6 +41,24 @@ def basic(text: str) -> str:
 @given(st.dictionaries(VISIBLE, VISIBLE, max_size=20))
 def test_what_was_encoded_is_what_is_read(values: dict[str, str]) -> None:
     assert single(parse(urlencode(values))) == values
+
+
+@given(st.text(alphabet="ab=&+%2041cCäZ;", max_size=40))
+def test_a_query_is_split_as_the_url_standard_library_splits_it(text: str) -> None:
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        with pytest.raises(OAuthError, match="UTF-8"):
+            parse(text)
+        return
+    if any(ord(character) < 32 for pair in pairs for each in pair for character in each):
+        with pytest.raises(OAuthError, match="control character"):
+            parse(text)
+        return
+    values, repeated = parse(text)
+    first = dict(reversed(pairs))
+    assert values == {name: value for name, value in first.items() if value}
+    assert repeated == {name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1}
 
 
 def test_a_parameter_without_a_value_counts_as_left_out() -> None:

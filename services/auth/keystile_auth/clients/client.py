@@ -3,11 +3,16 @@
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
 AUTH_METHODS = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 """What `token_endpoint_auth_method` may be."""
+
+
+_REMEMBERED = 256
+"""Documents that were read; the same few clients come again and again."""
 
 
 class Source(StrEnum):
@@ -65,7 +70,12 @@ class Client:
     @classmethod
     def from_json(cls, document: str) -> "Client":
         """The client of a document that `to_json` made."""
-        values = json.loads(document)
-        for name in ("redirect_uris", "auth_methods", "grant_types", "scopes", "resources"):
-            values[name] = None if values[name] is None else tuple(values[name])
-        return cls(**{**values, "source": Source(values["source"])})
+        return _read(document)
+
+
+@lru_cache(_REMEMBERED)
+def _read(document: str) -> Client:
+    values = json.loads(document)
+    for name in ("redirect_uris", "auth_methods", "grant_types", "scopes", "resources"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    return Client(**{**values, "source": Source(values["source"])})

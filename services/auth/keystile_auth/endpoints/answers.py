@@ -6,6 +6,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Send
 
 from keystile_auth.errors import OAuthError
 from keystile_common.health import RETRY_AFTER_SECONDS
@@ -53,3 +54,20 @@ def unavailable_answer() -> Response:
 def no_store(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON answer that no cache may keep."""
     return JSONResponse(content, status_code=status, headers=headers or NO_STORE)
+
+
+_JSON_HEADERS = [(name.lower().encode(), value.encode()) for name, value in NO_STORE.items()]
+_JSON_HEADERS.append((b"content-type", b"application/json"))
+
+
+async def send_json(send: Send, text: str) -> None:
+    """Answer 200 with JSON that no cache may keep, without a framework's response around it.
+
+    Args:
+        send: of the ASGI connection.
+        text: the JSON.
+    """
+    body = text.encode()
+    headers = [*_JSON_HEADERS, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

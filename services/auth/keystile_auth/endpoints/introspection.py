@@ -9,27 +9,22 @@ import time
 
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from keystile_auth.clients.authentication import ResourceAuthenticator
-from keystile_auth.endpoints.answers import NO_STORE
-from keystile_auth.endpoints.errors import ErrorAnswers
+from keystile_auth.endpoints.answers import send_json
 from keystile_auth.endpoints.parameters import FORM, form, ip_of, presented_credentials
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.tokens.access_token import AccessTokens
 from keystile_auth.tokens.resources import Resource
 from keystile_common.audit import Actor, AuditLog, EventType
-from keystile_common.limits import RequestTooLargeError
 from keystile_common.metrics import AuthMetrics
-from keystile_common.store import StoreUnavailableError
 
 _INACTIVE = '{"active":false}'
 _FORM = FORM.encode()
 _OPAQUE = re.compile(rb"token=(kst_at_[A-Za-z0-9_-]{49})(?:&token_type_hint=access_token)?")
 """A body that every way of reading a form reads alike: nothing in it is encoded, and no name comes twice."""
-_HEADERS = [(name.lower().encode(), value.encode()) for name, value in NO_STORE.items()]
-_JSON = (b"content-type", b"application/json")
 
 
 class IntrospectionEndpoint:
@@ -55,7 +50,7 @@ class IntrospectionEndpoint:
         }
 
     def routes(self, prefix: str) -> list[Route]:
-        """The endpoint's route below the issuer's path, for those who come another way than `Direct`."""
+        """The endpoint's route below the issuer's path, for what does not come by `Direct`."""
         return [Route(f"{prefix}/introspect", self, methods=["POST"])]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,10 +71,7 @@ class IntrospectionEndpoint:
         finally:
             self._count[result].inc()
             self._duration.observe(time.perf_counter() - started)
-        body = answer.encode()
-        headers = [*_HEADERS, (b"content-length", b"%d" % len(body)), _JSON]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_json(send, answer)
 
     async def _serve(self, scope: Scope, receive: Receive) -> str:
         authorization = _lone_authorization(scope)
@@ -118,42 +110,6 @@ class IntrospectionEndpoint:
         if stored is None or stored.audience != resource.uri:
             return _INACTIVE
         return stored.answer
-
-
-class Direct:
-    """Sends introspection requests past the framework, and everything else to it.
-
-    Args:
-        app: everything else.
-        endpoint: what answers introspection requests.
-        path: where they come to.
-        errors: renders what the endpoint raises, as the framework would have it rendered.
-    """
-
-    def __init__(self, app: ASGIApp, endpoint: IntrospectionEndpoint, path: str, errors: ErrorAnswers) -> None:
-        self._app = app
-        self._endpoint = endpoint
-        self._path = path
-        self._errors = errors
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        try:
-            await self._endpoint(scope, receive, send)
-        except OAuthError as problem:
-            answer = await self._errors.oauth(Request(scope), problem)
-        except StoreUnavailableError as problem:
-            answer = await self._errors.unavailable(Request(scope), problem)
-        except RequestTooLargeError:
-            raise  # answered further out, where the limit is
-        except Exception as problem:  # noqa: BLE001 (as the framework, which answers and logs whatever it is)
-            answer = await self._errors.unexpected(Request(scope), problem)
-        else:
-            return
-        await answer(scope, receive, send)
 
 
 def _lone_authorization(scope: Scope) -> bytes | None:

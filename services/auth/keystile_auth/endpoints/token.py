@@ -2,14 +2,16 @@
 
 import secrets
 import time
+from functools import cache
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from keystile_auth.clients.authentication import ClientAuthenticator
 from keystile_auth.clients.client import Client
-from keystile_auth.endpoints.answers import CORS, no_store
+from keystile_auth.endpoints.answers import CORS, NO_STORE, send_json
 from keystile_auth.endpoints.parameters import form, ip_of, presented_credentials
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant, CodeRequest, CodeReusedError
@@ -47,13 +49,33 @@ class TokenEndpoint:
         self._client_credentials = client_credentials
         self._audit = audit
         self._metrics = metrics
+        # What every request counts, looked up once.
+        self._count = cache(metrics.token_requests.labels)
+        self._duration = {each: metrics.token_request_duration.labels(each) for each in (*GRANT_TYPES, "unknown")}
+        self._issued = {
+            (token, each): metrics.tokens_issued.labels(token, each)
+            for token in ("access_token", "refresh_token")
+            for each in GRANT_TYPES
+        }
 
     def routes(self, prefix: str) -> list[Route]:
         """The endpoint's route below the issuer's path."""
         return [Route(f"{prefix}/token", self.post, methods=["POST", "OPTIONS"], middleware=CORS)]
 
     async def post(self, request: Request) -> Response:
-        """One token request."""
+        """One token request that comes by the framework: of a script in a browser."""
+        return Response(await self._serve(request), headers=NO_STORE, media_type="application/json")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One token request that comes by `Direct`.
+
+        Raises:
+            OAuthError: it is refused; nothing was answered yet.
+            StoreUnavailableError: the store is away; nothing was answered yet.
+        """
+        await send_json(send, await self._serve(Request(scope, receive)))
+
+    async def _serve(self, request: Request) -> str:
         started = time.perf_counter()
         ip, grant_type, client_id = ip_of(request), "unknown", None
         try:
@@ -64,24 +86,16 @@ class TokenEndpoint:
             client_id = client.id
             answer = await self._grant(client, parameters)
         except OAuthError as problem:
-            self._metrics.token_requests.labels(grant_type, "error", problem.code).inc()
+            self._count(grant_type, "error", problem.code).inc()
             self._record_failure(problem, Actor(client_id=client_id, ip=ip), grant_type)
             raise
         except StoreUnavailableError:
-            self._metrics.token_requests.labels(grant_type, "error", "temporarily_unavailable").inc()
+            self._count(grant_type, "error", "temporarily_unavailable").inc()
             raise
         finally:
-            self._metrics.token_request_duration.labels(grant_type).observe(time.perf_counter() - started)
+            self._duration[grant_type].observe(time.perf_counter() - started)
         self._record(answer, Actor(answer.sub, client.id, ip), grant_type)
-        return no_store(
-            {
-                "access_token": answer.access_token,
-                "token_type": "Bearer",
-                "expires_in": answer.expires_in,
-                "scope": answer.scope,
-                **({"refresh_token": answer.refresh_token} if answer.refresh_token else {}),
-            }
-        )
+        return answer.to_json()
 
     async def _authenticate(self, request: Request, parameters: dict[str, str], ip: str) -> Client:
         presented = presented_credentials(request, parameters)
@@ -121,10 +135,10 @@ class TokenEndpoint:
                 raise OAuthError("unsupported_grant_type", f"grant_type must be one of {', '.join(GRANT_TYPES)}")
 
     def _record(self, answer: TokenResponse, actor: Actor, grant_type: str) -> None:
-        self._metrics.token_requests.labels(grant_type, "success", "").inc()
-        self._metrics.tokens_issued.labels("access_token", grant_type).inc()
+        self._count(grant_type, "success", "").inc()
+        self._issued["access_token", grant_type].inc()
         if answer.refresh_token:
-            self._metrics.tokens_issued.labels("refresh_token", grant_type).inc()
+            self._issued["refresh_token", grant_type].inc()
         target = {"resource": answer.resource, "grant": answer.grant_id, "scope": answer.scope}
         self._audit.record(_EVENTS[answer.event], "success", actor, reason=grant_type, target=target)
 

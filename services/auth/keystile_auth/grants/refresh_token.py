@@ -82,6 +82,7 @@ class RefreshTokenGrant:
         user = await self._users.of(grant)
         scope = self._scope(request.scope, grant, resource, user)
         subject = Subject(user.sub, user.username, client.id, grantable(resource, user))
+        await self._store.relist(grant, self._lifetimes.refresh_token_seconds)
         successor = self._tokens.successor(token)
         access = await self._access_tokens.prepare(self._tokens.access_token(token), subject, resource, scope)
         outcome = await self._store.rotate(
@@ -99,7 +100,6 @@ class RefreshTokenGrant:
             raise RefreshTokenReusedError(grant)
         if outcome.word not in {"rotated", "repeated", "repaired"}:
             raise _invalid("the grant has ended; sign in again")
-        await self._store.relist(grant, self._lifetimes.refresh_token_seconds)
         return TokenResponse(
             access_token=access.text(outcome),
             expires_in=outcome.seconds,

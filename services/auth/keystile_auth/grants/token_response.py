@@ -1,6 +1,10 @@
 """What every grant answers with."""
 
+import json
 from dataclasses import dataclass
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+"""As `json.dumps`, which makes an encoder anew for each answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,18 @@ class TokenResponse:
     resource: str
     grant_id: str
     event: str = "issued"
+
+    def to_json(self) -> str:
+        """The body of the answer."""
+        answer = {
+            "access_token": self.access_token,
+            "token_type": "Bearer",
+            "expires_in": self.expires_in,
+            "scope": self.scope,
+        }
+        if self.refresh_token:
+            answer["refresh_token"] = self.refresh_token
+        return _to_json(answer)
 
     def __repr__(self) -> str:
         return f"TokenResponse(sub={self.sub!r}, resource={self.resource!r}, grant_id={self.grant_id!r})"

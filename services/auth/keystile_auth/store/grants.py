@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ KEYS_OF_GRANTS = "ks:{"
 """How the keys of grants and their access tokens begin, and no others."""
 TOMBSTONE_MS = 600_000
 """How long an ended or never redeemed grant is remembered, so that a replay is told from junk."""
+_LISTED_LONGER = 10
+"""Lists have a grant for a tenth of its life more than it lives."""
 _BATCH = 200
 _AT_ONCE = 16  # of the store's 64 connections; others have requests too
 
@@ -90,17 +93,21 @@ class GrantStore:
     Args:
         store: where it is.
         cache: of access tokens; None where every one is looked up.
+        clock: Unix seconds, for what a difference of minutes to the store's does not decide.
     """
 
-    def __init__(self, store: Store, cache: AccessTokenCache | None = None) -> None:
+    def __init__(
+        self, store: Store, cache: AccessTokenCache | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self._store = store
+        self._clock = clock
         self._cache = cache
         self._revocations = RevocationStore(store)
         # A cluster has it in another slot than the grant.
         self._stream = [] if store.is_cluster else [STREAM]
         register = store.redis.register_script
         self._create = register(scripts.read_for_grant("create_grant"))
-        self._put_into_list = register(scripts.read("list_grant"))
+        self._put_into_list = register(scripts.read_for_grant("list_grant"))
         self._redeem = register(scripts.read_for_grant("redeem_code"))
         self._rotate = register(scripts.read_for_grant("rotate_refresh_token"))
         self._issue = register(scripts.read_for_grant("issue_access_token"))
@@ -124,7 +131,7 @@ class GrantStore:
         It is listed under its user and client first: a grant that no list has could not be ended by them.
         """
         with self._store.operation("grant.create"):
-            await self._list(grant_id, client_id, index_seconds, sub=sub)
+            await self._list(grant_id, client_id, sub, index_seconds)
             document = {
                 "state": "code",
                 "sub": sub,
@@ -194,18 +201,32 @@ class GrantStore:
         return Outcome(word, int(rest[0]), int(rest[1]), rest[2]) if rest else Outcome(word)
 
     async def relist(self, grant: Grant, index_seconds: int) -> None:
-        """Keep a grant that lives on in the lists of its user and client."""
+        """Keep a grant that is about to live on in the lists of its user and client.
+
+        They have it for longer than it lives, so that this is to be written once in that much time, and not each time:
+        before the first change in every window of it. Where that fails, nothing has changed yet.
+
+        Args:
+            grant: as it was before the change.
+            index_seconds: how long it will live from now.
+        """
+        window = index_seconds // _LISTED_LONGER
+        if window and grant.used is not None and grant.used // 1000 // window == int(self._clock()) // window:
+            return
         with self._store.operation("grant.relist"):
-            await self._list(grant.id, grant.client_id, index_seconds, sub=grant.sub)
+            await self._list(grant.id, grant.client_id, grant.sub, index_seconds)
 
     async def issue(self, grant_id: str, client_id: str, access: NewAccessToken, scope: str) -> Outcome:
         """Store an access token without a family."""
         with self._store.operation("token.issue"):
-            member = f"{grant_id}:{access.hash}"
-            await self._list(member, client_id, access.seconds)
-            expires = await self._issue(
-                keys=[_key(grant_id)], args=[access.hash, access.seconds, access.audience, access.opening]
-            )
+            keys, listing = [_key(grant_id)], _listing_of_client(client_id)
+            member, listed = f"{grant_id}:{access.hash}", _listed_ms(access.seconds)
+            if self._store.is_cluster:
+                await self._put_into_list(keys=[listing], args=[member, listed])
+            else:
+                keys.append(listing)
+            args = [access.hash, access.seconds, access.audience, access.opening, member, listed]
+            expires = await self._issue(keys=keys, args=args)
         return Outcome("issued", access.seconds, int(expires), scope)
 
     async def find_access_token(self, grant_id: str, token_hash: str) -> StoredAccessToken | None:
@@ -261,16 +282,16 @@ class GrantStore:
 
     async def not_ended_of_user(self, sub: str) -> list[Grant]:
         """As `of_user`, and those whose code nobody has redeemed yet."""
-        found = {grant.id: grant async for grant in self._grants(f"ks:grants:user:{sub}")}
+        found = {grant.id: grant async for grant in self._grants(_listing_of_user(sub))}
         return sorted((grant for grant in found.values() if not grant.is_ended), key=lambda grant: grant.created)
 
     async def end_all_of_user(self, sub: str, reason: str) -> int:
         """End every grant of a user, codes not yet redeemed too; answers how many lived."""
-        return await self._end_all(f"ks:grants:user:{sub}", reason)
+        return await self._end_all(_listing_of_user(sub), reason)
 
     async def end_all_of_client(self, client_id: str, reason: str) -> int:
         """End every grant of a client and every token it got for itself; answers how many lived."""
-        return await self._end_all(f"ks:grants:client:{client_id}", reason)
+        return await self._end_all(_listing_of_client(client_id), reason)
 
     async def _end_all(self, listing: str, reason: str) -> int:
         ended = 0
@@ -308,9 +329,9 @@ class GrantStore:
             if cursor == 0:
                 return
 
-    async def _list(self, member: str, client_id: str, seconds: int, sub: str | None = None) -> None:
-        listings = [f"ks:grants:client:{client_id}"] + ([f"ks:grants:user:{sub}"] if sub else [])
-        args = [member, seconds * 1000 + TOMBSTONE_MS]
+    async def _list(self, member: str, client_id: str, sub: str, seconds: int) -> None:
+        listings = [_listing_of_client(client_id), _listing_of_user(sub)]
+        args = [member, _listed_ms(seconds + seconds // _LISTED_LONGER)]
         written = (self._put_into_list(keys=[listing], args=args) for listing in listings)
         # Both are waited for: what fails must not leave the other one under way.
         for outcome in await asyncio.gather(*written, return_exceptions=True):
@@ -320,6 +341,19 @@ class GrantStore:
 
 def _key(grant_id: str) -> str:
     return f"ks:{{{grant_id}}}"
+
+
+def _listing_of_client(client_id: str) -> str:
+    return f"ks:grants:client:{client_id}"
+
+
+def _listing_of_user(sub: str) -> str:
+    return f"ks:grants:user:{sub}"
+
+
+def _listed_ms(seconds: int) -> int:
+    """How long a list has what lives so long: its tombstone too."""
+    return seconds * 1000 + TOMBSTONE_MS
 
 
 def _grant(grant_id: str, document: dict[str, Any]) -> Grant:

@@ -7,6 +7,7 @@ are introspected and revoked alike, and a refresh that is repeated answers the s
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from joserfc import jws
 
@@ -20,6 +21,7 @@ from keystile_common.opaque import PREFIX
 TYPE = "at+jwt"
 _ALGORITHMS = ("ES256",)
 _REGISTRY = jws.JWSRegistry(algorithms=list(_ALGORITHMS))
+_REMEMBERED = 1024
 _JTI = re.compile(r"([A-Za-z0-9_-]{16})\.([A-Za-z0-9_-]{43})")
 
 
@@ -93,6 +95,23 @@ def jti(token: opaque.Token) -> str:
     return f"{token.grant_id}.{token.hash}"
 
 
+@lru_cache(_REMEMBERED)
+def _about(subject: Subject, scope: str, audience: str, issuer: str) -> str:
+    """What all access tokens of a subject at a resource have in common, as JSON without the brace at its end."""
+    answer = {
+        "active": True,
+        "scope": scope,
+        "client_id": subject.client_id,
+        **({"username": subject.username} if subject.username else {}),
+        "token_type": "Bearer",
+        **subject.limits,
+        "sub": subject.sub,
+        "aud": audience,
+        "iss": issuer,
+    }
+    return json.dumps(answer, separators=(",", ":"))[:-1]
+
+
 class AccessTokens:
     """Makes access tokens, and finds out which one a text is.
 
@@ -122,20 +141,9 @@ class AccessTokens:
             StoreUnavailableError: it is to be signed, and the store cannot say with which key.
         """
         key = await self._keys.current() if resource.access_token == "jwt" else None
-        answer = {
-            "active": True,
-            "scope": scope,
-            "client_id": subject.client_id,
-            **({"username": subject.username} if subject.username else {}),
-            "token_type": "Bearer",
-            **subject.limits,
-            "sub": subject.sub,
-            "aud": resource.uri,
-            "iss": self._issuer,
-            # The hash names the token without being it; revocation events will use the same name.
-            "jti": jti(token) if key else token.hash,
-        }
-        opening = json.dumps(answer, separators=(",", ":"))[:-1]
+        # The hash names the token without being it; revocation events use the same name. Nothing in it needs escapes.
+        name = jti(token) if key else token.hash
+        opening = f'{_about(subject, scope, resource.uri, self._issuer)},"jti":"{name}"'
         stored = NewAccessToken(token.hash, self._seconds, resource.uri, opening)
         return PreparedAccessToken(stored, token, subject, self._issuer, key)
 

@@ -66,9 +66,15 @@ class Resources:
     def __init__(self, resources: Mapping[str, Resource]) -> None:
         self.by_name = resources
         self._by_uri = {_normal(resource.uri): resource for resource in resources.values()}
+        # As the settings write it, which is how nearly everybody does.
+        self._by_spelling = {resource.uri: resource for resource in resources.values()}
+        self._known = ", ".join(self._by_spelling)
 
     def find(self, indicator: str) -> Resource | None:
         """The resource that `indicator` names, or None. Host case, default port and one last slash do not matter."""
+        resource = self._by_spelling.get(indicator)
+        if resource is not None:
+            return resource
         try:
             return self._by_uri.get(_normal(indicator))
         except ValueError:
@@ -80,12 +86,11 @@ class Resources:
         Raises:
             OAuthError: `invalid_target` (RFC 8707 section 2) when it is missing or unknown.
         """
-        known = ", ".join(resource.uri for resource in self.by_name.values())
         if not indicator:
-            raise OAuthError("invalid_target", f"resource is required; tokens are issued for: {known}")
+            raise OAuthError("invalid_target", f"resource is required; tokens are issued for: {self._known}")
         resource = self.find(indicator)
         if resource is None:
-            raise OAuthError("invalid_target", f"resource is unknown; tokens are issued for: {known}")
+            raise OAuthError("invalid_target", f"resource is unknown; tokens are issued for: {self._known}")
         return resource
 
     @property

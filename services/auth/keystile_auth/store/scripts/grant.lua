@@ -7,6 +7,16 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
+-- Puts a grant, or a token without one, into a list of its owner for so long, and drops those that have expired.
+local function put_into_list(list, member, ttl_ms, now)
+  local expires = now + ttl_ms
+  redis.call('ZADD', list, 'GT', expires, member)
+  redis.call('ZREMRANGEBYSCORE', list, '-inf', now)
+  -- GT has no effect on a list that never expires, which a new one does not.
+  redis.call('PEXPIREAT', list, expires, 'GT')
+  redis.call('PEXPIREAT', list, expires, 'NX')
+end
+
 local function load_grant()
   local text = redis.call('GET', KEYS[1])
   return text and cjson.decode(text)
