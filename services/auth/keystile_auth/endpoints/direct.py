@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keystile_auth.endpoints.errors import ErrorAnswers
@@ -39,6 +39,8 @@ class Direct:
             answer = await self._errors.unavailable(Request(scope), problem)
         except RequestTooLargeError:
             raise  # answered further out, where the limit is
+        except ClientDisconnect:
+            return  # nobody is there for an answer
         except Exception as problem:  # noqa: BLE001 (as the framework, which answers and logs whatever it is)
             answer = await self._errors.unexpected(Request(scope), problem)
         else:

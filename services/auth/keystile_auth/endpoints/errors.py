@@ -8,7 +8,7 @@ from traceback import extract_tb
 import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -55,6 +55,7 @@ class ErrorAnswers:
         app.add_exception_handler(PageError, self.page)
         app.add_exception_handler(StoreUnavailableError, self.unavailable)
         app.add_exception_handler(HTTPException, self.http)
+        app.add_exception_handler(ClientDisconnect, self.gone)
         app.add_exception_handler(Exception, self.unexpected)
 
     async def oauth(self, request: Request, problem: Exception) -> Response:
@@ -100,6 +101,10 @@ class ErrorAnswers:
             return shown
         content = {"error": "invalid_request", "error_description": problem.detail}
         return no_store(content, problem.status_code, {**(problem.headers or {}), "Cache-Control": "no-store"})
+
+    async def gone(self, _: Request, __: Exception) -> Response:
+        """The client went away before its request was whole: nobody reads this."""
+        return Response(status_code=HTTPStatus.BAD_REQUEST)
 
     async def unexpected(self, request: Request, problem: Exception) -> Response:
         """A mistake of ours."""

@@ -5,9 +5,9 @@ import binascii
 import json
 import re
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from keystile_auth.clients.authentication import JWT_BEARER, PresentedCredentials
 from keystile_auth.errors import OAuthError
@@ -44,7 +44,7 @@ def parse(text: str) -> tuple[dict[str, str], set[str]]:
 
 def _decoded(text: str) -> str:
     try:
-        return unquote_plus(text, errors="strict")
+        return unquote_to_bytes(text.replace("+", " ")).decode()
     except UnicodeDecodeError:
         raise _malformed() from None
 
@@ -91,12 +91,24 @@ async def form(request: Request, *, folded: bool = False) -> dict[str, str]:
     if content_type != FORM:
         raise OAuthError("invalid_request", f"the body must be {FORM}")
     try:
-        text = (await request.body()).decode("ascii")
+        text = (await _body(request)).decode("ascii")
     except UnicodeDecodeError:
         raise OAuthError("invalid_request", f"the body must be {FORM}: percent-encoded ASCII") from None
     if folded:
         text = re.sub("%0[AaDd]", "", text)
     return single(parse(text))
+
+
+async def _body(request: Request) -> bytes:
+    """As `Request.body`, which makes a generator for what is nearly always one piece."""
+    pieces = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
 
 
 async def json_object(request: Request, code: str = "invalid_client_metadata") -> dict[str, Any]:
