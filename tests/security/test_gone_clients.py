@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 from structlog.testing import capture_logs
 
+from keystile_auth.endpoints.parameters import FORM
 from tests.auth_server import AuthServer
 
 
