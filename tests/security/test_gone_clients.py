@@ -20,10 +20,8 @@ def test_a_client_that_goes_away_before_its_form_is_whole_is_no_mistake_of_the_s
     with capture_logs() as logs:
         for _ in range(5):
             with socket.create_connection((at.hostname, at.port or 80)) as connection:
-                head = (
-                    f"POST {at.path}{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-                )
-                connection.sendall(f"{head}Content-Length: 100\r\n\r\ngrant_type=".encode())
+                head = f"POST {at.path}{path} HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM}\r\nContent-Length: 100\r\n"
+                connection.sendall(f"{head}\r\ngrant_type=".encode())
                 time.sleep(0.05)
         assert auth_server.http.get(f"{auth_server.issuer}/jwks").status_code == 200
     assert [each for each in logs if each["log_level"] == "error"] == []
