@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -22,7 +22,6 @@ from keystile_auth.clients.client import Client, Source
 from keystile_auth.clients.directory import ClientDirectory
 from keystile_auth.clients.metadata_document import MetadataDocuments
 from keystile_auth.clients.registration import Registration, hash_secret
-from keystile_auth.clients.service_account import ServiceAccountTokens
 from keystile_auth.endpoints import metadata
 from keystile_auth.endpoints.account import AccountEndpoint
 from keystile_auth.endpoints.authorize import AuthorizationEndpoint
@@ -76,6 +75,9 @@ from keystile_common.outbound import PublicFetcher
 from keystile_common.store import Store, StoreUnavailableError
 from keystile_common.store_tracking import ChangedKeys
 from keystile_common.traces import TraceMiddleware
+
+if TYPE_CHECKING:
+    from keystile_auth.clients.service_account import ServiceAccountTokens
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -359,11 +361,14 @@ def _machine_client(client_id: str, settings: MachineClientSettings) -> Client:
 
 def _service_accounts(
     settings: AuthSettings, clock: Callable[[], float], metrics: AuthMetrics
-) -> ServiceAccountTokens | None:
+) -> "ServiceAccountTokens | None":
     accounts = [each.service_account for each in settings.all_resources.values()]
     accounts += [each.service_account for each in settings.clients.values()]
     if not any(accounts):
         return None
+    # Asks the cluster over HTTP: aiohttp, which it does that with, takes 8 MB.
+    from keystile_auth.clients.service_account import ServiceAccountTokens  # noqa: PLC0415
+
     cluster = settings.kubernetes
     return ServiceAccountTokens(cluster.url, cluster.ca_file, cluster.token_file, settings.issuer, clock, metrics.jwks)
 

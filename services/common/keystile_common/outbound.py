@@ -8,24 +8,19 @@ names with their networks, may have an address in those networks too; no other h
 
 import asyncio
 import ipaddress
-import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
-from http import HTTPStatus
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.connector import AddrInfoType
-from yarl import URL
-
 from keystile_common.certificates import TrustedAuthorities
-from keystile_common.http_client import HttpClient
+
+if TYPE_CHECKING:
+    from keystile_common.outbound_clients import OutboundClients
 
 # Prefixes that carry an IPv4 address inside an IPv6 one (RFC 6052, RFC 8215): what they reach is that address.
 _TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
@@ -62,63 +57,18 @@ def is_public_address(address: str, *, allow_loopback: bool = False) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reach:
+class Reach:
     """Which addresses one host may have: public ones, and those of its networks."""
 
     allow_loopback: bool
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
 
     def allows(self, address: str) -> bool:
+        """Whether `address` (IPv4 or IPv6 text) may be connected to."""
         if is_public_address(address, allow_loopback=self.allow_loopback):
             return True
         ip = ipaddress.ip_address(address.split("%", 1)[0])
         return any(ip in network for network in self.networks)
-
-
-class _CheckedResolver(AbstractResolver):
-    def __init__(self, reach: _Reach) -> None:
-        self._reach = reach
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        results = []
-        for kind, _, protocol, _, address in found:
-            ip = str(address[0])
-            if not self._reach.allows(ip):
-                raise OutboundError(f"{host} resolves to an address that is not public")
-            results.append(
-                ResolveResult(
-                    hostname=host,
-                    host=ip,
-                    port=port,
-                    family=kind,
-                    proto=protocol,
-                    flags=socket.AI_NUMERICHOST,
-                )
-            )
-        return results
-
-    async def close(self) -> None:
-        """Nothing is held open."""
-
-
-class _Client(HttpClient):
-    """The connections to hosts of one reach."""
-
-    def __init__(self, reach: _Reach, timeout_seconds: float, authorities: TrustedAuthorities | None) -> None:
-        super().__init__(
-            timeout_seconds=timeout_seconds,
-            authorities=authorities,
-            headers={"Accept": "application/json"},
-            resolver=_CheckedResolver(reach),
-            socket_factory=partial(_socket, reach),
-            use_dns_cache=False,
-            limit=16,
-            limit_per_host=2,
-            force_close=True,  # each fetch is checked anew; a kept connection would outlive its check
-        )
 
 
 class PublicFetcher:
@@ -140,22 +90,28 @@ class PublicFetcher:
             ca_file: certificate authorities to trust beside the system's, PEM.
             private_hosts: host names in lower case to the networks that they may have an address in.
         """
-        self._reach = _Reach(allow_loopback)
-        # Public hosts need the system's authorities, whatever a site has of its own.
-        authorities = TrustedAuthorities(ca_file, "metadata_documents.ca_file", beside_system=True) if ca_file else None
-        self._others = _Client(self._reach, timeout_seconds, authorities)
-        # One client a host: what a connection may lead to is decided by the name that it was asked for.
+        self._reach = Reach(allow_loopback)
         self._private = {
-            host: _Client(
-                _Reach(allow_loopback, tuple(map(ipaddress.ip_network, networks))), timeout_seconds, authorities
-            )
+            host: Reach(allow_loopback, tuple(map(ipaddress.ip_network, networks)))
             for host, networks in (private_hosts or {}).items()
         }
+        self._timeout_seconds = timeout_seconds
+        # Public hosts need the system's authorities, whatever a site has of its own.
+        self._authorities = (
+            TrustedAuthorities(ca_file, "metadata_documents.ca_file", beside_system=True) if ca_file else None
+        )
+        self._clients: OutboundClients | None = None
+        self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        for client in (self._others, *self._private.values()):
-            await self._open.enter_async_context(client)
+        """Begin.
+
+        Raises:
+            CertificateError: the authorities cannot be read.
+        """
+        if self._authorities is not None:
+            self._authorities.context()
         return self
 
     async def __aexit__(
@@ -181,26 +137,20 @@ class PublicFetcher:
         if parts.scheme != "https" or not parts.hostname or parts.username or parts.password:
             raise OutboundError("the URL must be https and have no user or password")
         self._refuse_literal_address(parts.hostname)
-        try:
-            # By the host that aiohttp reads in the URL, which is what it connects to.
-            target = URL(url)
-            client = self._private.get(target.host or "", self._others)
-            async with client.request("GET", target) as response:
-                _require_ok(response, parts.hostname)
-                body = await _read(response, max_bytes + 1)
-                # A header that came several times is one list (RFC 9110 section 5.2).
-                headers = {
-                    name.lower(): ", ".join(response.headers.getall(name)) for name in dict.fromkeys(response.headers)
-                }
-        except TimeoutError:
-            raise OutboundUnavailableError(f"{parts.hostname} did not answer in time") from None
-        except (aiohttp.ClientError, OSError, ValueError) as problem:
-            if isinstance(problem.__cause__, OutboundError):
-                raise problem.__cause__ from None
-            raise OutboundUnavailableError(f"{parts.hostname} could not be reached") from None
-        if len(body) > max_bytes:
+        document = await (await self._opened()).get(url, parts.hostname, max_bytes)
+        if len(document.body) > max_bytes:
             raise OutboundError(f"the document at {parts.hostname} is larger than {max_bytes} bytes")
-        return Document(body, headers)
+        return document
+
+    async def _opened(self) -> "OutboundClients":
+        async with self._opening:
+            if self._clients is None:
+                # Not before something is fetched, which many servers never do: aiohttp takes 8 MB. In a thread, since
+                # requests that come meanwhile would wait for it.
+                module = await asyncio.to_thread(import_module, "keystile_common.outbound_clients")
+                made = module.OutboundClients(self._reach, self._private, self._timeout_seconds, self._authorities)
+                self._clients = await self._open.enter_async_context(made)
+            return self._clients
 
     def _refuse_literal_address(self, host: str) -> None:
         # aiohttp does not ask the resolver about a host that is an address already.
@@ -213,25 +163,3 @@ class PublicFetcher:
             return
         if not self._reach.allows(host):
             raise OutboundError("the URL's address is not public")
-
-
-def _socket(reach: _Reach, address: AddrInfoType) -> socket.socket:
-    # The last look, at the very address that is about to be connected to, whatever spelled it.
-    family, kind, protocol, _, target = address
-    if not reach.allows(str(target[0])):
-        raise OutboundError("the URL's address is not public")
-    return socket.socket(family, kind, protocol)
-
-
-def _require_ok(response: aiohttp.ClientResponse, host: str) -> None:
-    if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise OutboundUnavailableError(f"{host} answered {response.status}")
-    if response.status != HTTPStatus.OK:
-        raise OutboundError(f"{host} answered {response.status}; it must be 200, no redirect")
-
-
-async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    body = b""
-    while len(body) < most and not response.content.at_eof():
-        body += await response.content.read(most - len(body))
-    return body

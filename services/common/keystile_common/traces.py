@@ -4,11 +4,6 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from opentelemetry import propagate, trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NoOpTracer, SpanKind, StatusCode, Tracer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,13 +29,10 @@ def configure(settings: TraceSettings, service: str, version: str) -> Tracing:
     """Make the tracer of `service` (`keystile-auth` or `keystile-mcp`)."""
     if not settings.otlp_endpoint:
         return Tracing(NoOpTracer(), lambda: None)
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": service, "service.version": version}),
-        sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
-    )
-    endpoint = settings.otlp_endpoint.rstrip("/")
-    endpoint = endpoint if endpoint.endswith("/v1/traces") else f"{endpoint}/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=5)))
+    # The SDK, its exporter and protobuf take some megabytes, which a server without traces need not have.
+    from keystile_common import otlp  # noqa: PLC0415
+
+    provider = otlp.provider(settings.otlp_endpoint, settings.sample_ratio, service, version)
     return Tracing(provider.get_tracer("keystile", version), provider.shutdown)
 
 

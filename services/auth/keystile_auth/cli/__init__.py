@@ -1,14 +1,9 @@
-"""The `keystile` command: one file a noun."""
+"""The `keystile` command."""
 
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Annotated
 
-import typer
-
-from keystile_auth import __version__
-from keystile_auth.cli import audit, clients, dev, doctor, keys, serve, users
 from keystile_auth.cli.session import CommandError
 from keystile_auth.identity.local import InvalidUserError
 from keystile_auth.store.embedded import EmbeddedStoreError
@@ -17,43 +12,19 @@ from keystile_common.server import ListenError
 from keystile_common.settings import SettingsError
 from keystile_common.store import StoreUnavailableError, StoreUnsuitableError
 
-app = typer.Typer(
-    name="keystile",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("dev")(dev.dev)
-app.command("serve")(serve.serve)
-app.command(
-    "doctor", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
-)(doctor.doctor)
-app.add_typer(users.app, name="users")
-app.add_typer(clients.app, name="clients")
-app.add_typer(keys.app, name="keys")
-app.add_typer(audit.app, name="audit")
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"keystile {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def keystile(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """OAuth 2.1 for MCP servers."""
-
 
 def main() -> None:
     """Run the command."""
     with problems_as_sentences():
-        app()
+        if sys.argv[1:] == ["serve"]:
+            # The server would keep in memory all that the other commands, and the reading of their options, import.
+            from keystile_auth.cli.serve import serve  # noqa: PLC0415
+
+            serve()
+        else:
+            from keystile_auth.cli.commands import app  # noqa: PLC0415
+
+            app()
 
 
 @contextlib.contextmanager
@@ -71,5 +42,5 @@ def problems_as_sentences() -> Iterator[None]:
         problem = str(error)
     else:
         return
-    typer.echo(problem, err=True)
+    print(problem, file=sys.stderr)
     sys.exit(2)

@@ -5,14 +5,16 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keystile_auth.clients.assertion import AssertionVerifier, KeyOwner
 from keystile_auth.clients.client import Client
 from keystile_auth.clients.directory import ClientDirectory
-from keystile_auth.clients.service_account import ServiceAccountTokens
 from keystile_auth.errors import OAuthError
 from keystile_auth.tokens.resources import Resource
+
+if TYPE_CHECKING:
+    from keystile_auth.clients.service_account import ServiceAccountTokens
 
 _REMEMBERED = 1_000
 """Headers with a right secret; a resource has one, or a few spellings of it."""
@@ -52,7 +54,7 @@ class Proofs:
         service_accounts: checks the tokens of the cluster's pods; None outside of clusters.
     """
 
-    def __init__(self, assertions: AssertionVerifier, service_accounts: ServiceAccountTokens | None) -> None:
+    def __init__(self, assertions: AssertionVerifier, service_accounts: "ServiceAccountTokens | None") -> None:
         self._assertions = assertions
         self._service_accounts = service_accounts
 

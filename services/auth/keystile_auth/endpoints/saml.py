@@ -5,6 +5,7 @@ which are SameSite=Lax. So nothing is decided on it: the answer is put down unde
 is sent to another address here, to which it brings its cookie.
 """
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -18,8 +19,10 @@ from keystile_auth.errors import RateLimitedError
 from keystile_auth.identity.answer import SignIn, SignInRefusedError
 from keystile_auth.identity.directory import Identities
 from keystile_auth.identity.pending import PendingSignIns
-from keystile_auth.identity.provider import Provider
 from keystile_auth.store.limits import LimitStore
+
+if TYPE_CHECKING:
+    from keystile_auth.identity.provider import Provider
 
 MAX_BODY_BYTES = 256 * 1024
 """The most that may be posted: an assertion with many groups is larger than other forms."""
@@ -49,7 +52,7 @@ class SamlEndpoint:
         self._prefix = prefix
         return [route for name, each in self._identities.posting.items() for route in self._of(name, each)]
 
-    def _of(self, name: str, provider: Provider) -> list[Route]:
+    def _of(self, name: str, provider: "Provider") -> list[Route]:
         base = f"{self._prefix}/saml/{name}"
 
         async def metadata(_: Request) -> Response:

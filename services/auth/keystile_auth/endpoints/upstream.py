@@ -1,6 +1,7 @@
 """Signing in at another server: consent first, then there and back (MCP security best practices, confused deputy)."""
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,11 +19,13 @@ from keystile_auth.identity.answer import IdentityUnavailableError, SignIn, Sign
 from keystile_auth.identity.directory import Identities
 from keystile_auth.identity.pending import PendingSignIns
 from keystile_auth.identity.permissions import permitted_scopes
-from keystile_auth.identity.provider import Provider
 from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.users import User, UserStore
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
+
+if TYPE_CHECKING:
+    from keystile_auth.identity.provider import Provider
 
 _WINDOW_SECONDS = 300
 _MAX_HINT_CHARACTERS = 254
@@ -182,7 +185,7 @@ class UpstreamEndpoint:
             await self._waiting.rebind(pending.request, asked, signed_in)
         return self._browsers.keep(signed_in, redirect(self._page.after(pending.request)))
 
-    async def _who(self, provider: Provider, parameters: dict[str, str], state: str) -> SignIn:
+    async def _who(self, provider: "Provider", parameters: dict[str, str], state: str) -> SignIn:
         provider.check_issuer(parameters.get("iss"))
         error = parameters.get("error")
         if error is not None:

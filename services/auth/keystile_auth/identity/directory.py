@@ -20,12 +20,9 @@ from keystile_auth.identity.answer import (
     SignInAgainError,
     SignInRefusedError,
 )
-from keystile_auth.identity.github import GithubProvider
 from keystile_auth.identity.header import HeaderIdentity
 from keystile_auth.identity.local import LocalUsers
-from keystile_auth.identity.oidc import OidcProvider
 from keystile_auth.identity.plugin import PluginIdentity
-from keystile_auth.identity.provider import Provider
 from keystile_auth.identity.settings import IdentitySettings
 from keystile_auth.store.upstream import UpstreamStore
 from keystile_auth.store.users import User, UserStore
@@ -36,6 +33,7 @@ from keystile_common.settings import SettingsError
 
 if TYPE_CHECKING:
     from keystile_auth.identity.ldap.identity import LdapIdentity
+    from keystile_auth.identity.provider import Provider
 
 _WITH_PASSWORDS = {"local", "ldap", "plugin"}
 _CLAIM_SECONDS = 30
@@ -88,10 +86,8 @@ class Identities:
                 self.plugins[name] = PluginIdentity(name, each)
             elif each.kind == "ldap":
                 self.directories[name] = ldap.directory(name, each)
-            elif each.preset == "github":
-                self.providers[name] = GithubProvider(name, each, f"{issuer}/login/callback/{name}", clock)
             elif each.kind == "oidc":
-                self.providers[name] = OidcProvider(name, each, f"{issuer}/login/callback/{name}", clock, metrics)
+                self.providers[name] = _oidc_provider(name, each, f"{issuer}/login/callback/{name}", clock, metrics)
             elif each.kind == "header":
                 self.header = HeaderIdentity(name, each, clock)
             elif each.kind == "saml":
@@ -133,7 +129,7 @@ class Identities:
         return any(each.kind != "header" for each in self._settings.values())
 
     @property
-    def posting(self) -> dict[str, Provider]:
+    def posting(self) -> "dict[str, Provider]":
         """Those that have the browser post their answers to us, by name."""
         return {name: each for name, each in self.providers.items() if each.service_metadata}
 
@@ -331,9 +327,21 @@ def _issuer(settings: IdentitySettings) -> str | None:
     return settings.plugin
 
 
+def _oidc_provider(
+    name: str, settings: IdentitySettings, redirect_uri: str, clock: Callable[[], float], metrics: JwksMetrics
+) -> "Provider":
+    # Not before they are asked for: aiohttp, which they are clients with, takes 8 MB.
+    from keystile_auth.identity.github import GithubProvider  # noqa: PLC0415
+    from keystile_auth.identity.oidc import OidcProvider  # noqa: PLC0415
+
+    if settings.preset == "github":
+        return GithubProvider(name, settings, redirect_uri, clock)
+    return OidcProvider(name, settings, redirect_uri, clock, metrics)
+
+
 def _saml_provider(
     name: str, settings: IdentitySettings, base: str, clock: Callable[[], float], store: UpstreamStore
-) -> Provider:
+) -> "Provider":
     # Not before it is asked for: pysaml2 is an extra, and costs half a second and 25 MB.
     try:
         module = import_module("keystile_auth.identity.saml.provider")
