@@ -15,9 +15,9 @@ from joserfc.jwk import OctKey
 
 from keystile_auth.app import create_metrics
 from keystile_auth.identity.answer import SignInRefusedError
+from keystile_auth.identity.attempt import Attempt
 from keystile_auth.identity.id_token import Expected, check, read
 from keystile_auth.identity.oidc import OidcProvider
-from keystile_auth.identity.provider import Attempt
 from keystile_auth.identity.settings import IdentitySettings
 from tests.auth_server import AuthServer, Pkce, running_auth_server
 from tests.client_key import ClientKey

@@ -5,7 +5,8 @@ from http import HTTPStatus
 from typing import Any
 
 from keystile_auth.identity.answer import IdentityGoneError, IdentityUnavailableError, SignIn, SignInRefusedError
-from keystile_auth.identity.provider import Attempt, Provider
+from keystile_auth.identity.attempt import Attempt
+from keystile_auth.identity.provider import Provider
 from keystile_auth.identity.settings import IdentitySettings
 
 _PUBLIC = "https://github.com"

@@ -17,8 +17,9 @@ from keystile_auth.identity.answer import (
     SignIn,
     SignInRefusedError,
 )
+from keystile_auth.identity.attempt import Attempt
 from keystile_auth.identity.id_token import Expected
-from keystile_auth.identity.provider import Attempt, Provider
+from keystile_auth.identity.provider import Provider
 from keystile_auth.identity.settings import IdentitySettings
 from keystile_common.jws import JwsError, Key, public_keys
 from keystile_common.metrics import JwksMetrics

@@ -3,7 +3,7 @@
 import secrets
 from base64 import urlsafe_b64encode
 
-from keystile_auth.identity.provider import Attempt
+from keystile_auth.identity.attempt import Attempt
 from keystile_auth.store.upstream import PendingSignIn, UpstreamStore
 from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
 

@@ -18,24 +18,13 @@ from keystile_auth.identity.answer import (
     SignInRefusedError,
     claim_values,
 )
+from keystile_auth.identity.attempt import Attempt
 from keystile_auth.identity.settings import IdentitySettings
 from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 
 _TIMEOUT_SECONDS = 5.0
 _MAX_BYTES = 512 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One sign-in on its way: the values that bind its answer to it (RFC 6749, RFC 7636, OpenID Connect)."""
-
-    state: str
-    nonce: str
-    code_verifier: str
-
-    def __repr__(self) -> str:
-        return "Attempt(…)"
 
 
 @dataclass(frozen=True, slots=True)

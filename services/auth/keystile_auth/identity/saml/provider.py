@@ -17,7 +17,8 @@ from keystile_auth.identity.answer import (
     SignInAgainError,
     SignInRefusedError,
 )
-from keystile_auth.identity.provider import Attempt, Provider
+from keystile_auth.identity.attempt import Attempt
+from keystile_auth.identity.provider import Provider
 from keystile_auth.identity.saml.assertion import Expected, Subject
 from keystile_auth.identity.saml.document import DocumentError
 from keystile_auth.identity.saml.key import OwnKey
