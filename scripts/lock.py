@@ -46,6 +46,7 @@ class Lock:
         extras: optional dependencies of those services that are in it.
         is_apart: whether it has packages that cannot be installed everywhere, and are not in the first.
         has_own_versions: whether it is for an environment of its own, with versions of its own.
+        left_out: packages that others ask for, and nothing here uses.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Lock:
     extras: tuple[str, ...] = ()
     is_apart: bool = False
     has_own_versions: bool = False
+    left_out: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -94,15 +96,18 @@ class Lock:
         )
 
 
+# What typer asks for and we have turned off. structlog would have it in the memory of every server, for logs in colour.
+RICH = ("markdown-it-py", "mdurl", "pygments", "rich")
+
 # The first holds all the others but what stands apart: its versions are theirs.
 ALL = ("common", "auth", "mcp", "embedded")
 LOCKS = (
     Lock("check", ALL, ("build", "run", "test", "check"), ("embedded", "saml")),
     Lock("test", ALL, ("build", "run", "test"), ("embedded", "saml")),
     Lock("run", ALL, ("build", "run"), ("embedded",)),
-    Lock("auth", ("common", "auth"), (), ("saml",)),
+    Lock("auth", ("common", "auth"), (), ("saml",), left_out=RICH),
     Lock("mcp", ("common", "mcp")),
-    Lock("embedded", ALL, (), ("embedded", "saml")),
+    Lock("embedded", ALL, (), ("embedded", "saml"), left_out=RICH),
     Lock("build", (), ("build",)),
     Lock("ldap", (), ("ldap",), is_apart=True),
     Lock("ldap-build", (), ("ldap-build",), is_apart=True),
@@ -123,7 +128,7 @@ def compile_lock(lock: Lock, *, upgrade: bool) -> None:
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
     command = [uv, "pip", "compile", "--quiet", "--universal", "--python-version", OLDEST_PYTHON]
     command += ["--generate-hashes", "--no-annotate", "--no-header", "--no-emit-index-url"]
-    for package in OWN_PACKAGES:
+    for package in (*OWN_PACKAGES, *lock.left_out):
         command += ["--no-emit-package", package]
     for extra in lock.extras:
         command += ["--extra", extra]

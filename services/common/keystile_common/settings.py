@@ -5,7 +5,6 @@ named `store__url` in the secrets folder. A key that no setting has, or a value 
 refused with its path before anything starts.
 """
 
-import difflib
 import ipaddress
 import os
 import re
@@ -387,8 +386,11 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], origin: Mapping[str, 
     source = next((origin[key] for key in setters), None)
     where = f"{path} ({source})" if source else path
     if error["type"] == "extra_forbidden":
+        # For a server that is set up wrongly alone.
+        from difflib import get_close_matches  # noqa: PLC0415
+
         known = _known_keys(model, error["loc"])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        near = get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
         return f"{where}: no such setting; {hint}"
     if error["type"] == "missing":

@@ -7,7 +7,7 @@ import typer
 from keystile_auth.cli.session import CommandError
 from keystile_common.audit import verify as verify_chain
 
-app = typer.Typer(help="The audit log.", no_args_is_help=True)
+app = typer.Typer(help="The audit log.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

@@ -16,7 +16,7 @@ from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import GrantStore
 from keystile_common.audit import Actor, EventType
 
-app = typer.Typer(help="Clients that were set up beforehand.", no_args_is_help=True)
+app = typer.Typer(help="Clients that were set up beforehand.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("add")

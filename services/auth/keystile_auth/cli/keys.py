@@ -15,7 +15,7 @@ from keystile_auth.tokens.master_key import MasterKey
 from keystile_auth.tokens.signing_keys import SigningKey, SigningKeys
 from keystile_common.audit import Actor, EventType
 
-app = typer.Typer(help="Keys that sign access tokens.", no_args_is_help=True)
+app = typer.Typer(help="Keys that sign access tokens.", no_args_is_help=True, rich_markup_mode=None)
 
 
 _HEADINGS = ("KID", "STATE", "CREATED", "NOT AFTER")

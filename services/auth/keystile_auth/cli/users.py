@@ -14,7 +14,7 @@ from keystile_auth.identity.local import LocalUsers
 from keystile_auth.store.users import User, UserStore
 from keystile_common.audit import EventType
 
-app = typer.Typer(help="Local users.", no_args_is_help=True)
+app = typer.Typer(help="Local users.", no_args_is_help=True, rich_markup_mode=None)
 app.command("import")(import_users)
 app.command("export")(export_users)
 
