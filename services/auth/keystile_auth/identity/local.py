@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from argon2 import PasswordHasher
+from argon2.low_level import ARGON2_VERSION
 
 from keystile_auth.identity import password_hash_forms
-from keystile_auth.identity.password_hashes import PasswordHashError
+from keystile_auth.identity.password_hashes import PasswordHash, PasswordHashError
 from keystile_auth.store.users import LOCAL, User, UserStore
 
 _T = TypeVar("_T")
@@ -42,6 +43,15 @@ def check_password(password: str) -> None:
         raise InvalidUserError(f"a password has {MIN_PASSWORD_CHARACTERS} to {MAX_PASSWORD_CHARACTERS} characters")
 
 
+def hash_of_nobody(hasher: PasswordHasher) -> str:
+    """What costs as much to check as a hash of `hasher`, and no password has.
+
+    It is not the hash of a random password, which would take 150 ms of every start.
+    """
+    costs = (ARGON2_VERSION, hasher.memory_cost, hasher.time_cost, hasher.parallelism)
+    return str(PasswordHash("argon2id", costs, bytes(hasher.salt_len), bytes(hasher.hash_len)).of_nobody())
+
+
 class LocalUsers:
     """Checks and sets passwords, off the event loop and at most two at a time: one costs 150 ms and 64 MiB."""
 
@@ -50,7 +60,7 @@ class LocalUsers:
         self._hasher = PasswordHasher()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="argon2")
         # What a password of nobody is compared with, so that time does not tell who exists.
-        self._nobody = self._hasher.hash(secrets.token_urlsafe())
+        self._nobody = hash_of_nobody(self._hasher)
 
     async def verify(self, username: str, password: str) -> User | None:
         """The enabled user of this name and password, or None, after the same time either way."""
