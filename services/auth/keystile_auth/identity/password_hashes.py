@@ -9,6 +9,7 @@ import hmac
 import secrets
 from dataclasses import dataclass, replace
 
+import bcrypt
 from argon2.exceptions import Argon2Error
 from argon2.low_level import Type, hash_secret_raw
 
@@ -73,7 +74,7 @@ class PasswordHash:
     def of_nobody(self) -> "PasswordHash":
         """A hash of the same shape that no password has."""
         if "bcrypt" in self.scheme:
-            return replace(self, salt=_bcrypt_salt(), digest=secrets.token_hex(16)[:31].encode())
+            return replace(self, salt=bcrypt.gensalt(4)[7:29], digest=secrets.token_hex(16)[:31].encode())
         return replace(self, salt=secrets.token_bytes(len(self.salt)), digest=secrets.token_bytes(len(self.digest)))
 
     def __str__(self) -> str:
@@ -148,15 +149,7 @@ def _digest(each: PasswordHash, password: bytes) -> bytes:
 
 
 def _bcrypt(each: PasswordHash, password: bytes) -> bytes:
-    import bcrypt  # noqa: PLC0415 (for users who were taken over with such hashes)
-
     return bcrypt.hashpw(password, b"$2b$%02d$%s" % (each.costs[0], each.salt))[29:]
-
-
-def _bcrypt_salt() -> bytes:
-    import bcrypt  # noqa: PLC0415
-
-    return bcrypt.gensalt(4)[7:29]
 
 
 def _encode(data: bytes) -> str:
