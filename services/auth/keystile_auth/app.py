@@ -366,7 +366,7 @@ def _service_accounts(
     accounts += [each.service_account for each in settings.clients.values()]
     if not any(accounts):
         return None
-    # Asks the cluster over HTTP: aiohttp, which it does that with, takes 8 MB.
+    # Asks the cluster over HTTP: aiohttp, which it does that with, takes 10 MB.
     from keystile_auth.clients.service_account import ServiceAccountTokens  # noqa: PLC0415
 
     cluster = settings.kubernetes

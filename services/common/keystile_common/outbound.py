@@ -145,10 +145,12 @@ class PublicFetcher:
     async def _opened(self) -> "OutboundClients":
         async with self._opening:
             if self._clients is None:
-                # Not before something is fetched, which many servers never do: aiohttp takes 8 MB. In a thread, since
+                # Not before something is fetched, which many servers never do: aiohttp takes 10 MB. In a thread, since
                 # requests that come meanwhile would wait for it.
                 module = await asyncio.to_thread(import_module, "keystile_common.outbound_clients")
-                made = module.OutboundClients(self._reach, self._private, self._timeout_seconds, self._authorities)
+                made: OutboundClients = module.OutboundClients(
+                    self._reach, self._private, self._timeout_seconds, self._authorities
+                )
                 self._clients = await self._open.enter_async_context(made)
             return self._clients
 

@@ -10,7 +10,7 @@ import pytest
 from tests.auth_server import MASTER_KEY
 
 NOT_IMPORTED = {
-    "aiohttp": "8 MB; nothing is fetched yet, no provider is configured and no service account",
+    "aiohttp": "10 MB; nothing is fetched yet, no provider is configured and no service account",
     "authlib": "nothing of the server uses it",
     "google.protobuf": "traces are off",
     "jinja2": "no page was shown yet",

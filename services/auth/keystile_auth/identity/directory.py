@@ -330,7 +330,7 @@ def _issuer(settings: IdentitySettings) -> str | None:
 def _oidc_provider(
     name: str, settings: IdentitySettings, redirect_uri: str, clock: Callable[[], float], metrics: JwksMetrics
 ) -> "Provider":
-    # Not before they are asked for: aiohttp, which they are clients with, takes 8 MB.
+    # Not before they are asked for: aiohttp, which they are clients with, takes 10 MB.
     from keystile_auth.identity.github import GithubProvider  # noqa: PLC0415
     from keystile_auth.identity.oidc import OidcProvider  # noqa: PLC0415
 
