@@ -1,9 +1,12 @@
 """Which addresses may be connected to on a stranger's behalf."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keystile_common.certificates import CertificateError
 from keystile_common.outbound import OutboundError, PublicFetcher, is_public_address
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::5", "::ffff:8.8.8.8"]
@@ -52,3 +55,10 @@ async def test_a_url_that_is_not_plain_https_is_refused(url: str) -> None:
     async with PublicFetcher(allow_loopback=False, timeout_seconds=1) as fetcher:
         with pytest.raises(OutboundError):
             await fetcher.get(url, max_bytes=10)
+
+
+async def test_authorities_that_cannot_be_read_are_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    fetcher = PublicFetcher(allow_loopback=False, timeout_seconds=1, ca_file=tmp_path / "none.pem")
+    with pytest.raises(CertificateError, match=r"metadata_documents\.ca_file"):
+        async with fetcher:
+            pass
