@@ -137,7 +137,7 @@ class AuthServer:
         """Run `work` on the user store."""
 
         async def run() -> Any:
-            store = connect(self.settings.store, self.metrics.store, NoOpTracer())
+            store = connect(self.settings.store, self.metrics.store, NoOpTracer(), self.settings.store.durability)
             try:
                 return await work(UserStore(store))
             finally:
@@ -232,7 +232,7 @@ def running_auth_server(
     metrics, lines = create_metrics(), io.StringIO()
     tracer = tracer or NoOpTracer()
     audit = AuditLog([StreamSink("stdout", lines), *(sinks or [])], metrics.audit)
-    store = connect(settings.store, metrics.store, tracer)
+    store = connect(settings.store, metrics.store, tracer, settings.store.durability)
     app = create_app(settings, store, metrics, tracer, audit, clock)
     with serving(app, listener, certificate), httpx2.Client(timeout=10, verify=verify) as http:
         server = AuthServer(issuer, settings, metrics, lines, http)

@@ -269,32 +269,40 @@ def standalone(site: Site) -> Iterator[Stores]:
 
 
 @contextmanager
-def sentinel(site: Site) -> Iterator[Stores]:
-    """A master, a replica and three sentinels; the ACL user and the sentinels' user have passwords."""
+def replicated(site: Site) -> Iterator[Stores]:
+    """A master and a replica, in this order; the settings lead to the master."""
     master = Server(site, "master", ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"])
     with _running([master]) as masters:
         follows = ["--appendonly", "yes", "--replicaof", "127.0.0.1", str(master.port)]
-        with _running([Server(site, "replica", follows)]) as replicas, ExitStack() as stack:
-            eventually(lambda: _is_linked(replicas[0]), "the replica does not follow")
-            sentinels = stack.enter_context(_running([_sentinel(site, n, master) for n in range(3)]))
-            stores = Stores(
-                {
-                    "sentinels": [each.address for each in sentinels],
-                    "sentinel_master": MASTER,
-                    "sentinel_username": "asking",
-                    "sentinel_password": SENTINEL_PASSWORD,
-                    "tls": site.certificates is not None,
-                    "username": "keystile",
-                    "password": PASSWORD,
-                    **site.settings,
-                },
-                [*masters, *replicas],
-                sentinels,
-            )
-            for each in sentinels:
-                each.ask("ACL", "SETUSER", *SENTINEL_USER.split())
-            eventually(lambda: _is_watched(stores), "the sentinels did not find each other and the replica")
-            yield stores
+        with _running([Server(site, "replica", follows)]) as replicas:
+            eventually(lambda: is_linked(replicas[0]), "the replica does not follow")
+            login = {"username": "keystile", "password": PASSWORD}
+            yield Stores({"url": master.url, **login, **site.settings}, [*masters, *replicas])
+
+
+@contextmanager
+def sentinel(site: Site) -> Iterator[Stores]:
+    """A master, a replica and three sentinels; the ACL user and the sentinels' user have passwords."""
+    with replicated(site) as pair, ExitStack() as stack:
+        master = pair.servers[0]
+        sentinels = stack.enter_context(_running([_sentinel(site, n, master) for n in range(3)]))
+        settings = {name: value for name, value in pair.settings.items() if name != "url"}
+        stores = Stores(
+            {
+                "sentinels": [each.address for each in sentinels],
+                "sentinel_master": MASTER,
+                "sentinel_username": "asking",
+                "sentinel_password": SENTINEL_PASSWORD,
+                "tls": site.certificates is not None,
+                **settings,
+            },
+            pair.servers,
+            sentinels,
+        )
+        for each in sentinels:
+            each.ask("ACL", "SETUSER", *SENTINEL_USER.split())
+        eventually(lambda: _is_watched(stores), "the sentinels did not find each other and the replica")
+        yield stores
 
 
 def _sentinel(site: Site, number: int, master: Server) -> Server:
@@ -322,7 +330,8 @@ def pairs(state: Any) -> dict[str, str]:
     return state if isinstance(state, dict) else dict(zip(state[::2], state[1::2], strict=True))
 
 
-def _is_linked(replica: Server) -> bool:
+def is_linked(replica: Server) -> bool:
+    """Whether a replica follows its master."""
     with replica.client as client:
         return bool(client.info("replication")["master_link_status"] == "up")
 
@@ -358,6 +367,22 @@ def is_well(server: Server, servers: list[Server]) -> bool:
         state: Any = client.execute_command("CLUSTER INFO")
     covered = int(state["cluster_slots_ok"]) == _SLOTS and len({slot[2][1] for slot in slots}) == len(servers)
     return covered and state["cluster_state"] == "ok"
+
+
+def begin_move(slot: int, source: Server, target: Server) -> None:
+    """Let a slot of a cluster begin to move, as the operator's tools do."""
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.ask("CLUSTER", "MYID"))
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.ask("CLUSTER", "MYID"))
+
+
+def end_move(slot: int, source: Server, target: Server, cluster: Stores) -> None:
+    """Move its keys, and tell every node who has it now."""
+    keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+    if keys:
+        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+    owner = target.ask("CLUSTER", "MYID")
+    for each in (target, source, *cluster.servers):
+        each.ask("CLUSTER", "SETSLOT", slot, "NODE", owner)
 
 
 def _ranges(count: int) -> tuple[list[int], list[int]]:

@@ -157,6 +157,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await store.wait_until_reachable(settings.store.start_seconds)
         await store.require_noeviction()
+        await store.require_durability()
         created = await keys.load()
         if created:
             audit.record(EventType.KEY_CREATED, "success", Actor(), target={"kid": created})

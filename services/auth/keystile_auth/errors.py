@@ -3,10 +3,13 @@
 from http import HTTPStatus
 from typing import Final
 
+from keystile_common.health import RETRY_AFTER_SECONDS
+
 _STATUS: Final = {
     "invalid_client": HTTPStatus.UNAUTHORIZED,
     "invalid_token": HTTPStatus.UNAUTHORIZED,
     "slow_down": HTTPStatus.TOO_MANY_REQUESTS,
+    "temporarily_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 
@@ -25,6 +28,12 @@ class OAuthError(Exception):
         self.code = code
         self.description = "".join(c if " " <= c <= "~" and c not in '"\\' else "?" for c in description)
         self.retry_after = retry_after
+
+    def withhold(self) -> None:
+        """Say 503 and no more: what the error would tell of was done, but may still be lost."""
+        self.code = "temporarily_unavailable"
+        self.description = "the server's store did not confirm the change; try again"
+        self.retry_after = RETRY_AFTER_SECONDS
 
     @property
     def status(self) -> HTTPStatus:

@@ -12,6 +12,7 @@ from keystile_auth.clients.metadata import check_key_set
 from keystile_auth.errors import OAuthError
 from keystile_auth.identity.settings import IdentityName, IdentitySettings
 from keystile_common.settings import (
+    DurableStoreSettings,
     HostName,
     Listen,
     ListenTls,
@@ -20,7 +21,6 @@ from keystile_common.settings import (
     Section,
     ServiceListen,
     ServiceSettings,
-    StoreSettings,
 )
 
 MASTER_KEY_BYTES = 32
@@ -255,7 +255,7 @@ class AuthSettings(ServiceSettings):
     )
     listen: AuthListen = AuthListen()
     metrics: MetricsListen = MetricsListen()
-    store: StoreSettings = StoreSettings()
+    store: DurableStoreSettings = DurableStoreSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     tokens: TokenSettings = TokenSettings()
     signing_keys: SigningKeySettings = SigningKeySettings()

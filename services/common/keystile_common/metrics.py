@@ -25,10 +25,21 @@ class StoreMetrics:
         )
         self.errors = Counter(
             "keystile_store_errors_total",
-            "Store operations that failed, by kind: timeout, connection, full, error.",
+            "Store operations that failed, by kind: timeout, connection, full, undurable, error.",
             ["operation", "kind"],
             registry=registry,
         )
+        self.durability_wait = Histogram(
+            "keystile_store_durability_wait_seconds",
+            "Time the store took to confirm writes as store.durability asks, by outcome: acknowledged, refused.",
+            ["outcome"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+    def observe_durability(self, outcome: str, seconds: float) -> None:
+        """Count one wait for the store's confirmation."""
+        self.durability_wait.labels(outcome).observe(seconds)
 
 
 class AuditMetrics:

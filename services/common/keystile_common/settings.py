@@ -222,6 +222,15 @@ class StoreSettings(Section):
         return self
 
 
+class DurableStoreSettings(StoreSettings):
+    """The Valkey or Redis that holds every state Keystile has: one server, a master with sentinels, or a cluster.
+
+    `durability` is what has to be true of a write before it is promised.
+    """
+
+    durability: Literal["memory", "fsync", "replicated"] = "memory"
+
+
 class AuditSettings(Section):
     """Where audit events go: standard output, a file, or both."""
 

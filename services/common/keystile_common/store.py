@@ -1,8 +1,10 @@
 """The connection to Valkey or Redis: timeouts, retries, one error type, one histogram."""
 
 import asyncio
+import contextlib
 import ssl
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +17,7 @@ from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
 from keystile_common.store_client import Client, StoreRefusedError, client_of_url, server_options, tls_options
 from keystile_common.store_cluster import Cluster, client_of_cluster
+from keystile_common.store_durability import Durability, DurableCommands, NotDurableError, Promise, deferred
 from keystile_common.store_sentinel import client_of_sentinels
 
 _START_INTERVAL_SECONDS = 1.0
@@ -34,6 +37,21 @@ class StoreUnavailableError(Exception):
     """The store did not answer in time, or refused to. The caller answers 503 and has changed nothing it knows of."""
 
 
+class StoreUndurableError(StoreUnavailableError):
+    """The store did it, but did not confirm it as `store.durability` asks: the answer is 503, the same again is safe.
+
+    Args:
+        operation: what was done.
+        problem: what is missing.
+        answer: what the store answered.
+    """
+
+    def __init__(self, operation: str, problem: str, answer: Any) -> None:
+        super().__init__(f"{operation}: {problem}")
+        self.problem = problem
+        self.answer = answer
+
+
 class StoreUnsuitableError(Exception):
     """The store answers but must not be used; `str()` says what to change."""
 
@@ -41,7 +59,8 @@ class StoreUnsuitableError(Exception):
 class Store:
     """A Redis client with the names of the operations done through it.
 
-    `redis` takes commands on one key each, so that every one of them works on a cluster.
+    `redis` takes commands on one key each, so that every one of them works on a cluster. `durable` takes the same; what
+    is written through it is answered once it is where `durability` wants it.
 
     Every use goes through `operation`, which times it, turns each failure into `StoreUnavailableError` and
     puts it into the trace.
@@ -53,10 +72,13 @@ class Store:
         metrics: StoreMetrics,
         tracer: Tracer,
         command_seconds: float = _COMMAND_SECONDS,
+        durability: Durability = "memory",
     ) -> None:
         # redis-py types every answer as bytes or str, whatever decode_responses says; ours are str, and each
         # repository names the type of what it reads.
         self.redis: Any = redis
+        self._promise = None if durability == "memory" else Promise(durability, metrics.observe_durability)
+        self.durable: Any = redis if self._promise is None else DurableCommands(redis, self._promise)
         self.is_cluster = isinstance(redis, Cluster)
         # What a command may wait for something to happen, so that it ends well before it is given up.
         self.longest_wait_ms = max(1, int(command_seconds * 500))
@@ -114,6 +136,42 @@ class Store:
                     "since an evicted key would undo a revocation or let a code be used twice"
                 )
 
+    @property
+    def promises(self) -> bool:
+        """Whether `durable` waits for more than the store's memory."""
+        return self._promise is not None
+
+    async def confirm(self, key: str) -> None:
+        """Return once all that was written where `key` is, by whomever, is as durable as it is to be.
+
+        Raises:
+            StoreUndurableError: it is not.
+        """
+        if self._promise is not None:
+            with self.operation("store.confirm"):
+                await self.durable.confirm(key)
+
+    async def require_durability(self) -> None:
+        """Refuse a store that can never confirm what `store.durability` asks for.
+
+        A replica that is away may come back, so that is only logged.
+
+        Raises:
+            StoreUnsuitableError: it cannot; `str()` says what to change.
+            StoreUnavailableError: the store, or one of a cluster's masters, did not answer.
+        """
+        if self._promise is None:
+            return
+        with self.operation("store.durability"):
+            problems = await self.redis.durability_problems(self._promise)
+        for server, problem in problems.items():
+            where = f" (on {server})" if server else ""
+            setting = f"store.durability: {self._promise.durability}"
+            if problem is not None and problem.is_lasting:
+                raise StoreUnsuitableError(f"{setting} cannot be had: {problem.text}{where}")
+            if problem is not None:
+                _log.error(f"{setting} cannot be had now; until it can, writes are answered with 503{where}")
+
     async def ping(self) -> None:
         """Raise `StoreUnavailableError` unless the store answers."""
         with self.operation("store.ping"):
@@ -122,6 +180,21 @@ class Store:
     async def close(self) -> None:
         """Close every connection."""
         await self.redis.aclose()
+
+
+@contextlib.contextmanager
+def every_step(name: str) -> Iterator[None]:
+    """Let all steps of `name` be taken, though one is not as durable as it is to be; that is said at the end.
+
+    A revocation of many parts must not stop at the first because a replica is away.
+
+    Raises:
+        StoreUndurableError: all of it was done, and may still be lost.
+    """
+    with deferred() as unconfirmed:
+        yield
+    if unconfirmed:
+        raise StoreUndurableError(name, str(unconfirmed[0]), None) from unconfirmed[0]
 
 
 class Operation:
@@ -153,6 +226,8 @@ class Operation:
                 failure = _failure(problem)
                 self._metrics.errors.labels(self._name, failure).inc()
                 self._span.set_attribute("error.type", failure)
+                if isinstance(problem, NotDurableError):
+                    raise StoreUndurableError(self._name, str(problem), problem.answer) from problem
                 raise StoreUnavailableError(f"{self._name}: {failure}") from problem
         finally:
             self._span.end()
@@ -201,13 +276,21 @@ def _failure(problem: exceptions.RedisError | OSError) -> str:
         return "timeout"
     if isinstance(problem, exceptions.OutOfMemoryError):
         return "full"
+    if isinstance(problem, NotDurableError):
+        return "undurable"
     if isinstance(problem, exceptions.ConnectionError | OSError | _NOBODY_TAKES_IT):
         return "connection"
     return "error"
 
 
-def connect(settings: StoreSettings, metrics: StoreMetrics, tracer: Tracer) -> Store:
+def connect(settings: StoreSettings, metrics: StoreMetrics, tracer: Tracer, durability: Durability = "memory") -> Store:
     """Make a store client; nothing is sent until it is used.
+
+    Args:
+        settings: which store, and how to reach it.
+        metrics: where it counts.
+        tracer: where its spans go.
+        durability: what has to be true of a write through `Store.durable`.
 
     Raises:
         SettingsError: a certificate or key that the settings name cannot be used.
@@ -219,4 +302,4 @@ def connect(settings: StoreSettings, metrics: StoreMetrics, tracer: Tracer) -> S
         redis = client_of_cluster(settings)
     else:
         redis = client_of_url(settings.url, server_options(settings), tls_options(settings))
-    return Store(redis, metrics, tracer, settings.command_timeout_seconds)
+    return Store(redis, metrics, tracer, settings.command_timeout_seconds, durability)

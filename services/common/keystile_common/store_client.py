@@ -1,9 +1,8 @@
 """A client of one Valkey or Redis server: its connections, its timeouts, and the end of every wait."""
 
 import asyncio
-import hashlib
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from redis.backoff import ConstantBackoff
 
 from keystile_common.settings import SettingsError, StoreSettings
 from keystile_common.store_batch import Batch, Command
+from keystile_common.store_durability import Durable, Problem, Promise
+from keystile_common.store_script import Script
 from keystile_common.store_together import Together
 
 # In a burst a request waits its turn; with one try of a command behind it this stays under two seconds.
@@ -31,31 +32,11 @@ _TOGETHER = frozenset({"EVALSHA", "GET", "HGETALL", "SET"})
 """Commands that are short, never wait in the server, and come often."""
 
 
-class Script:
-    """A script by its digest; a server that does not know it gets the text.
-
-    Args:
-        execute: sends a command to the server that has the script's keys.
-        text: the script.
-    """
-
-    def __init__(self, execute: Callable[..., Awaitable[Any]], text: str) -> None:
-        self._execute = execute
-        self._text = text
-        self._digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 (that is what EVALSHA takes)
-
-    async def __call__(self, keys: list[str], args: list[Any]) -> Any:
-        """Run it."""
-        try:
-            return await self._execute("EVALSHA", self._digest, len(keys), *keys, *args)
-        except exceptions.NoScriptError:
-            return await self._execute("EVAL", self._text, len(keys), *keys, *args)
-
-
 class Client(Redis):
     """A client of one server, or of whichever server its pool leads to; a command ends in `LONGEST_SECONDS`."""
 
     _sending: Together | None = None
+    _durable: Durable | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command; a `TimeoutError` after `LONGEST_SECONDS`."""
@@ -63,7 +44,21 @@ class Client(Redis):
         if name not in _TOGETHER:
             async with asyncio.timeout(LONGEST_SECONDS):
                 return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        answer = await self._together.send(*args)
+        return self._understood(name, await self._together.send(*args), options)
+
+    async def execute_durably(self, promise: Promise, *args: Any, is_asking: bool = False, **options: Any) -> Any:
+        """As `execute_command`; what was written is confirmed as `promise` has it, which is always the same.
+
+        Raises:
+            NotDurableError: it was done, but not confirmed.
+        """
+        if self._durable is None:
+            self._durable = Durable(self.connection_pool, promise, self._answer_seconds, LONGEST_SECONDS)
+        async with asyncio.timeout(LONGEST_SECONDS):
+            answer = await self._durable.send(*args, is_asking=is_asking)
+        return self._understood(args[0], answer, options)
+
+    def _understood(self, name: str, answer: Any, options: dict[str, Any]) -> Any:
         options.pop("keys", None)  # as redis-py's parse_response does
         callback = self.response_callbacks.get(name)
         return answer if callback is None else callback(answer, **options)
@@ -79,14 +74,19 @@ class Client(Redis):
     @property
     def _together(self) -> Together:
         if self._sending is None:
-            seconds: float | None = self.connection_pool.connection_kwargs.get("socket_timeout")
-            self._sending = Together(self.connection_pool, seconds, LONGEST_SECONDS)
+            self._sending = Together(self.connection_pool, self._answer_seconds, LONGEST_SECONDS)
         return self._sending
+
+    @property
+    def _answer_seconds(self) -> float | None:
+        seconds: float | None = self.connection_pool.connection_kwargs.get("socket_timeout")
+        return seconds
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """End what is under way, and close every connection."""
-        if self._sending is not None:
-            await self._sending.close()
+        for each in (self._sending, self._durable):
+            if each is not None:
+                await each.close()
         await super().aclose(close_connection_pool)
 
     def batch(self) -> Batch:
@@ -105,6 +105,15 @@ class Client(Redis):
     async def eviction_policies(self) -> dict[str, str]:
         """Each server's `maxmemory-policy` by its name, which is empty where there is one server."""
         return {"": (await self.info("memory")).get("maxmemory_policy", "unknown")}
+
+    async def durability_problems(self, promise: Promise) -> dict[str, Problem | None]:
+        """What keeps each server from confirming writes, by its name, which is empty where there is one server."""
+        answers = await self.execute_commands([(question, {}) for question in promise.probe])
+        for answer in answers:
+            # A server that is away, or that is still reading its file, says nothing of what it can do.
+            if isinstance(answer, exceptions.ConnectionError | exceptions.TimeoutError):
+                raise answer
+        return {"": promise.problem_of(answers)}
 
 
 def server_options(settings: StoreSettings) -> dict[str, Any]:

@@ -19,15 +19,9 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from keystile_common.settings import StoreSettings
 from keystile_common.store_batch import Batch, Command
-from keystile_common.store_client import (
-    LONGEST_SECONDS,
-    Client,
-    Script,
-    address,
-    client_of,
-    server_options,
-    tls_options,
-)
+from keystile_common.store_client import LONGEST_SECONDS, Client, address, client_of, server_options, tls_options
+from keystile_common.store_durability import Problem, Promise
+from keystile_common.store_script import Script, key_of
 
 Address = tuple[str, int]
 _REDIRECTIONS = 5
@@ -36,7 +30,6 @@ _MAP_INTERVAL_SECONDS = 0.2
 _TRY_AGAIN_SECONDS = 0.05
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ClusterDownError, TimeoutError)
 _ELSEWHERE = (exceptions.AskError, exceptions.TryAgainError, exceptions.ClusterDownError)  # MovedError is an AskError
-_SCRIPT_COMMANDS = frozenset({"EVAL", "EVALSHA"})
 
 
 # Their types speak of clients with a connection pool of their own, which a cluster's is not.
@@ -74,6 +67,15 @@ class Cluster(_Commands):  # type: ignore[misc]
         async with asyncio.timeout(LONGEST_SECONDS):
             return await self._send(await self._owner(args), args, options)
 
+    async def execute_durably(self, promise: Promise, *args: Any, **options: Any) -> Any:
+        """As `execute_command`; what was written there is confirmed as `promise` has it.
+
+        Raises:
+            NotDurableError: it was done, but not confirmed.
+        """
+        async with asyncio.timeout(LONGEST_SECONDS):
+            return await self._send(await self._owner(args), args, options, promise)
+
     def batch(self) -> Batch:
         """Commands that are sent together, to each node its own."""
         return Batch(self.execute_commands)
@@ -97,7 +99,7 @@ class Cluster(_Commands):  # type: ignore[misc]
             return answers
 
     async def _owner(self, args: tuple[Any, ...]) -> Address:
-        slot = key_slot(_key_of(args).encode())
+        slot = key_slot(key_of(args).encode())
         return self._owners[slot] or await self._find_owner(slot)
 
     async def _send_to(self, node: Address, commands: list[Command]) -> list[Any]:
@@ -107,11 +109,15 @@ class Cluster(_Commands):  # type: ignore[misc]
             self._draw_map()
             raise
 
-    async def _send(self, node: Address, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    async def _send(
+        self, node: Address, args: tuple[Any, ...], options: dict[str, Any], promise: Promise | None = None
+    ) -> Any:
         is_asking = False
         for _ in range(_REDIRECTIONS):
             client = self._client(node)
             try:
+                if promise is not None:
+                    return await client.execute_durably(promise, *args, is_asking=is_asking, **options)
                 if is_asking:
                     return await _ask(client, args, options)
                 return await client.execute_command(*args, **options)
@@ -218,6 +224,13 @@ class Cluster(_Commands):  # type: ignore[misc]
             found = await asyncio.gather(*(self._client(each).eviction_policies() for each in masters))
         return {f"{host}:{port}": policy[""] for (host, port), policy in zip(masters, found, strict=True)}
 
+    async def durability_problems(self, promise: Promise) -> dict[str, Problem | None]:
+        """What keeps each master from confirming writes, by its address; every one must answer."""
+        async with asyncio.timeout(LONGEST_SECONDS):
+            masters = await self._masters()
+            found = await asyncio.gather(*(self._client(each).durability_problems(promise) for each in masters))
+        return {f"{host}:{port}": problem[""] for (host, port), problem in zip(masters, found, strict=True)}
+
     async def aclose(self) -> None:
         """Close every connection."""
         for task in list(self._tasks):
@@ -226,14 +239,6 @@ class Cluster(_Commands):  # type: ignore[misc]
         for client in [*self._clients.values(), *self._departed]:
             with contextlib.suppress(exceptions.RedisError, OSError):
                 await client.aclose()
-
-
-def _key_of(args: tuple[Any, ...]) -> str:
-    if args[0] in _SCRIPT_COMMANDS:
-        return str(args[3])
-    if args[0] == "XREAD":
-        return str(args[args.index(b"STREAMS") + 1])
-    return str(args[1])
 
 
 async def _ask(client: Redis, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ conversation did not come to its end is closed, so that no answer is left over f
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,10 +29,16 @@ MAX_WAITING = 8192
 
 
 @dataclass(slots=True, eq=False)
-class _Command:
+class Command:
+    """A command that waits for its answer until `deadline`, by the loop's clock.
+
+    `is_asking` when it goes to a node of a cluster that is taking over its slot.
+    """
+
     words: tuple[Any, ...]
     answer: "asyncio.Future[Any]"
     deadline: float
+    is_asking: bool = False
 
 
 class Together:
@@ -41,18 +48,26 @@ class Together:
         pool: where the connections are from.
         answer_seconds: how long a batch may take to be answered; then it has failed, and is not sent again.
         longest_seconds: the same with waiting for a connection, connecting, and being sent once more.
+        conversations: how many of the connections it uses at a time.
     """
 
-    def __init__(self, pool: ConnectionPool, answer_seconds: float | None, longest_seconds: float) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        answer_seconds: float | None,
+        longest_seconds: float,
+        conversations: int = MAX_CONVERSATIONS,
+    ) -> None:
         self._pool = pool
+        self._most = conversations
         self._answer_seconds = answer_seconds
         self._longest_seconds = longest_seconds
-        self._waiting: deque[_Command] = deque()
+        self._waiting: deque[Command] = deque()
         self._conversations: set[asyncio.Task[None]] = set()
         self._is_starting = False
         self._talking = 0
 
-    def send(self, *words: Any) -> "asyncio.Future[Any]":
+    def send(self, *words: Any, is_asking: bool = False) -> "asyncio.Future[Any]":
         """Send a command with those of the same turn; the future has its answer, as the server wrote it.
 
         Whoever gives up waiting takes nothing from the others.
@@ -65,8 +80,8 @@ class Together:
         if len(self._waiting) >= MAX_WAITING:
             answer.set_exception(exceptions.ConnectionError("too many commands wait for the store"))
             return answer
-        self._waiting.append(_Command(words, answer, loop.time() + self._longest_seconds))
-        if not self._is_starting and self._talking < MAX_CONVERSATIONS:
+        self._waiting.append(Command(words, answer, loop.time() + self._longest_seconds, is_asking))
+        if not self._is_starting and self._talking < self._most:
             self._is_starting = True
             self._talking += 1
             # It begins in the next turn, when all of this one's have come.
@@ -96,7 +111,7 @@ class Together:
             for connection in held:
                 await self._pool.release(connection)
 
-    async def _send_batch(self, batch: deque[_Command], held: list[AbstractConnection]) -> None:
+    async def _send_batch(self, batch: deque[Command], held: list[AbstractConnection]) -> None:
         try:
             async with asyncio.timeout_at(batch[0].deadline):
                 if not held:
@@ -119,46 +134,59 @@ class Together:
             finally:
                 await self._pool.release(connection)
 
-    async def _answer(self, batch: deque[_Command], connection: AbstractConnection) -> None:
+    async def _answer(self, batch: deque[Command], connection: AbstractConnection) -> None:
         # What was answered before the connection broke is not sent again.
         await connection.retry.call_with_retry(
             partial(self._send, connection, batch), lambda _: connection.disconnect(nowait=True)
         )
 
-    async def _send(self, connection: AbstractConnection, batch: deque[_Command]) -> None:
+    async def _send(self, connection: AbstractConnection, batch: deque[Command]) -> None:
         try:
+            # One timer for all of them in place of one for each.
             async with asyncio.timeout(self._answer_seconds):
-                await connection.send_packed_command(_packed(batch))
-                while batch:
-                    # One timer for all of them, above, in place of one for each.
-                    outcome = await _read(connection)
-                    _settle(batch.popleft().answer, outcome)
+                await self._exchange(connection, batch)
         except TimeoutError:
             raise exceptions.TimeoutError("the store did not answer in time") from None
 
+    async def _exchange(self, connection: AbstractConnection, batch: deque[Command]) -> None:
+        await connection.send_packed_command(b"".join(pack(batch)))
+        while batch:
+            outcome = await read(connection)
+            settle(batch.popleft().answer, outcome)
 
-def _packed(batch: deque[_Command]) -> bytes:
-    """The batch as it is sent; a command that cannot be written leaves it, and harms no other."""
+
+def pack(batch: deque[Command], phrase: Callable[[Command], list[tuple[Any, ...]]] | None = None) -> list[bytes]:
+    """The batch as it is sent; a command that cannot be written leaves it, and harms no other.
+
+    Args:
+        batch: the commands.
+        phrase: answers what is sent for a command; by default nothing but the command.
+    """
     pieces: list[bytes] = []
     for _ in range(len(batch)):
         command = batch.popleft()
         try:
-            pieces.append(pack_command(command.words))
+            if phrase is None:
+                pieces.append(pack_command(command.words))
+            else:
+                pieces += [pack_command(words) for words in phrase(command)]
         except (TypeError, ValueError) as problem:
-            _settle(command.answer, problem)
+            settle(command.answer, problem)
         else:
             batch.append(command)
-    return b"".join(pieces)
+    return pieces
 
 
-async def _read(connection: AbstractConnection) -> Any:
+async def read(connection: AbstractConnection) -> Any:
+    """The next answer, an error among them; without a timer of its own."""
     try:
         return await connection.read_response(timeout=math.inf)
     except exceptions.ResponseError as problem:
         return problem  # of this command alone; the next answer follows
 
 
-def _settle(answer: "asyncio.Future[Any]", outcome: Any) -> None:
+def settle(answer: "asyncio.Future[Any]", outcome: Any) -> None:
+    """Pass an outcome on, an exception as one, unless whoever asked has given up."""
     if answer.done():
         return  # given up
     if isinstance(outcome, Exception):
@@ -167,6 +195,6 @@ def _settle(answer: "asyncio.Future[Any]", outcome: Any) -> None:
         answer.set_result(outcome)
 
 
-def _fail(batch: deque[_Command], problem: Exception) -> None:
+def _fail(batch: deque[Command], problem: Exception) -> None:
     while batch:
-        _settle(batch.popleft().answer, problem)
+        settle(batch.popleft().answer, problem)

@@ -32,7 +32,7 @@ def with_store(settings: EmbeddedSettings, *, is_owned: bool = False) -> Iterato
         return
     with (
         nullcontext() if is_owned else owned(settings.data_dir.absolute()),
-        embedded.start(settings.store_folder) as store,
+        embedded.start(settings.store_folder, settings.appendfsync) as store,
     ):
         ending, died = threading.Event(), threading.Event()
 

@@ -84,7 +84,7 @@ def serve(
         streams = OpenStreams()
         app = create_app(
             running,
-            connect(running.store, metrics.auth.store, tracing.tracer),
+            connect(running.store, metrics.auth.store, tracing.tracer, running.store.durability),
             metrics,
             tracing,
             audit_log,

@@ -88,6 +88,11 @@ class EmbeddedSettings(AuthSettings):
         return self.data_dir.absolute() / "valkey"
 
     @property
+    def appendfsync(self) -> Literal["always", "everysec"]:
+        """When the own store makes sure that its file is on the disk."""
+        return "always" if self.store.durability == "fsync" else "everysec"
+
+    @property
     def all_resources(self) -> Mapping[str, ResourceSettings]:
         """This process's own, and those elsewhere."""
         own = OwnResourceSettings(
@@ -140,6 +145,15 @@ class EmbeddedSettings(AuthSettings):
         login = self.store.model_fields_set & {"username", "password"}
         if self.has_own_store and login:
             raise ValueError(f"store.{min(login)}: is for a store elsewhere, and none is named")
+        return self
+
+    @model_validator(mode="after")
+    def _own_store_has_no_replica(self) -> Self:
+        if self.has_own_store and self.store.durability == "replicated":
+            raise ValueError(
+                "store.durability: replicated needs a store with a replica, and this process's own has none; "
+                "name one, or take fsync"
+            )
         return self
 
 

@@ -199,6 +199,21 @@ def test_a_store_that_stops_by_itself_ends_the_process_so_that_both_are_started_
         assert "Traceback" not in embedded.log()
 
 
+def test_what_was_answered_outlives_its_store_that_was_killed_where_that_is_asked_for(tmp_path: Path) -> None:
+    with running_embedded(tmp_path, store={"durability": "fsync"}) as embedded:
+        server = embedded.server
+        client = server.register()
+        revoked, kept = (server.tokens(client.id, resource=embedded.resource) for _ in range(2))
+        data = {"token": revoked["refresh_token"], "client_id": client.id}
+        assert server.http.post(f"{server.issuer}/revoke", data=data).status_code == 200
+        os.kill(valkey_of(embedded), signal.SIGKILL)
+        embedded.process.wait(30)
+    port = embedded.settings.listen.port
+    with running_embedded(tmp_path, port=port, store={"durability": "fsync"}) as again:
+        assert again.server.refresh(client.id, kept["refresh_token"]).status_code == 200
+        assert again.server.refresh(client.id, revoked["refresh_token"]).json()["error"] == "invalid_grant"
+
+
 def test_after_a_process_that_was_killed_the_next_one_goes_on_with_its_store(tmp_path: Path) -> None:
     with running_embedded(tmp_path) as killed:
         name, port, valkey = killed.server.add_user(), killed.settings.listen.port, valkey_of(killed)
@@ -239,6 +254,7 @@ def refusal(environment: dict[str, str], folder: Path, command: list[str] = COMM
         ({"master_key": "short"}, "must be 32 random bytes in base64"),
         ({"store": {"url": "postgres://x"}}, "store.url: must be redis://host:6379/0"),
         ({"store": {"password": "x"}}, "store.password: is for a store elsewhere, and none is named"),
+        ({"store": {"durability": "replicated"}}, "store.durability: replicated needs a store with a replica"),
         ({"introspection": {"client_id": "x"}}, "introspection: no such setting"),
         ({"required_scopes": ["mcp:none"]}, "required_scopes.0: mcp:none is not among scopes"),
         ({"resource": "https://other.example.com/mcp"}, "resource must begin with https://tools.example.com"),

@@ -13,7 +13,8 @@ from redis.exceptions import ResponseError
 
 from keystile_auth.app import create_metrics
 from keystile_auth.store.clients import ClientStore
-from keystile_auth.store.grants import Code, GrantStore, NewAccessToken
+from keystile_auth.store.grant import Code, NewAccessToken
+from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.sessions import Session, SessionStore
 from keystile_auth.store.signing_keys import SigningKeyStore

@@ -10,7 +10,7 @@ from keystile_auth.store.embedded import EmbeddedStoreError
 from keystile_auth.tokens.master_key import WrongMasterKeyError
 from keystile_common.server import ListenError
 from keystile_common.settings import SettingsError
-from keystile_common.store import StoreUnavailableError, StoreUnsuitableError
+from keystile_common.store import StoreUnavailableError, StoreUndurableError, StoreUnsuitableError
 
 
 def main() -> None:
@@ -32,6 +32,8 @@ def problems_as_sentences() -> Iterator[None]:
     """Let what a person can mend end in a sentence and exit code 2, not in a traceback."""
     try:
         yield
+    except StoreUndurableError as error:
+        problem = f"What was changed may still be lost ({error.problem}): run the same command again."
     except StoreUnavailableError:
         problem = "The store does not answer. Is it running, and is store.url right?"
     except WrongMasterKeyError:

@@ -15,6 +15,7 @@ from keystile_auth.errors import OAuthError
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import GrantStore
 from keystile_common.audit import Actor, EventType
+from keystile_common.store import every_step
 
 app = typer.Typer(help="Clients that were set up beforehand.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -90,13 +91,17 @@ def delete(client_id: str) -> None:
 
     async def work() -> int:
         async with open_session() as session:
+            if await ClientStore(session.store).find(client_id) is None:
+                # It may be gone in the store's memory only, as the last try will have said.
+                await ClientStore(session.store).confirm_deleted(client_id)
             client = await _find(session, client_id)
             grants = GrantStore(session.store)
             # Grants first: cut short, it can be done again. And once more, for what began in between.
             ended = await grants.end_all_of_client(client.id, "client_deleted")
-            await ClientStore(session.store).delete(client.id)
-            ended += await grants.end_all_of_client(client.id, "client_deleted")
-            session.audit.record(EventType.CLIENT_DELETED, "success", Actor(client_id=client.id), reason="operator")
+            with every_step("client.delete"):
+                await ClientStore(session.store).delete(client.id)
+                ended += await grants.end_all_of_client(client.id, "client_deleted")
+                session.audit.record(EventType.CLIENT_DELETED, "success", Actor(client_id=client.id), reason="operator")
             return ended
 
     typer.echo(f"{client_id} is deleted; {run(work())} grants and tokens ended.")

@@ -23,7 +23,7 @@ def serve() -> None:
     tls = settings.listen.tls
     certificate = certificates.load(tls, metrics.certificate_not_after, tls.client_ca_file)
     listener = server.bind(settings.listen, "KEYSTILE_LISTEN__PORT")
-    store = connect(settings.store, metrics.store, tracing.tracer)
+    store = connect(settings.store, metrics.store, tracing.tracer, settings.store.durability)
     feed = RevocationFeed(RevocationStore(store))
     app = create_app(settings, store, metrics, tracing.tracer, log, feed=feed)
     with server.serve_metrics(metrics.registry, settings.metrics, "KEYSTILE_METRICS__PORT"):

@@ -82,7 +82,7 @@ async def open_session(settings: AuthSettings | None = None) -> AsyncIterator[Se
     settings = settings or load_settings()
     metrics = create_metrics()
     audit = AuditLog([_sink(settings.audit.file)], metrics.audit)
-    store = connect(settings.store, metrics.store, NoOpTracer())
+    store = connect(settings.store, metrics.store, NoOpTracer(), settings.store.durability)
     try:
         yield Session(settings, store, audit)
     finally:

@@ -13,6 +13,7 @@ from keystile_auth.cli.users_import import import_users
 from keystile_auth.identity.local import LocalUsers
 from keystile_auth.store.users import User, UserStore
 from keystile_common.audit import EventType
+from keystile_common.store import every_step
 
 app = typer.Typer(help="Local users.", no_args_is_help=True, rich_markup_mode=None)
 app.command("import")(import_users)
@@ -52,9 +53,10 @@ def password(username: str) -> None:
     async def work(new: str) -> None:
         async with open_session() as session:
             user = await _find(session, username)
-            await LocalUsers(UserStore(session.store)).set_password(user, new)
-            await sessions_of(session).delete_all_of_user(user.sub)
-            record_user(session, EventType.USER_UPDATED, user, "password")
+            with every_step("user.password"):
+                await LocalUsers(UserStore(session.store)).set_password(user, new)
+                await sessions_of(session).delete_all_of_user(user.sub)
+                record_user(session, EventType.USER_UPDATED, user, "password")
 
     run(work(_password(username)))
     typer.echo(f"{username} has another password and was signed out everywhere.")
@@ -67,8 +69,9 @@ def disable(username: str) -> None:
     async def work() -> int:
         async with open_session() as session:
             user = await _find(session, username)
-            await UserStore(session.store).set_disabled(user, disabled=True)
-            return await end_all(session, user, EventType.USER_UPDATED, "disabled")
+            with every_step("user.disable"):
+                await UserStore(session.store).set_disabled(user, disabled=True)
+                return await end_all(session, user, EventType.USER_UPDATED, "disabled")
 
     typer.echo(f"{username} is disabled; {run(work())} grants ended.")
 
@@ -94,9 +97,11 @@ def delete(username: str) -> None:
     async def work() -> int:
         async with open_session() as session:
             user = await _find(session, username)
-            # Disabled first: nothing may begin while the rest is taken down.
-            await UserStore(session.store).set_disabled(user, disabled=True)
-            ended = await end_all(session, user, EventType.USER_DELETED, "operator")
+            with every_step("user.delete"):
+                # Disabled first: nothing may begin while the rest is taken down.
+                await UserStore(session.store).set_disabled(user, disabled=True)
+                ended = await end_all(session, user, EventType.USER_DELETED, "operator")
+            # Only now: until then it can be asked again. Were it lost, a disabled user without anything would be left.
             await UserStore(session.store).delete(user)
             return ended
 

@@ -16,12 +16,14 @@ from keystile_auth.endpoints.login import signed_in_user
 from keystile_auth.endpoints.pages import Pages, redirect
 from keystile_auth.endpoints.parameters import form, ip_of
 from keystile_auth.errors import OAuthError
-from keystile_auth.store.grants import Grant, GrantStore
+from keystile_auth.store.grant import Grant
+from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.sessions import SessionStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens.resources import Resources
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
+from keystile_common.store import every_step
 
 _NOTICES = {
     "connection-ended": "Access has ended. The application must ask again.",
@@ -86,7 +88,7 @@ class AccountEndpoint:
         return [
             Route(f"{prefix}/account", self.get, methods=["GET"]),
             Route(f"{prefix}/account/signed-out", self.signed_out, methods=["GET"]),
-            *(Route(self._actions[name], endpoint, methods=["POST"]) for name, endpoint in forms.items()),
+            *(Route(self._actions[name], _whole(endpoint), methods=["POST"]) for name, endpoint in forms.items()),
         ]
 
     async def get(self, request: Request) -> Response:
@@ -124,8 +126,9 @@ class AccountEndpoint:
         """End every grant to a client for a resource, with all tokens, and forget the consent."""
         _, user, parameters = await self._form(request)
         # Codes on their way too: redeemed a moment later, one would begin the connection anew.
-        grants = await self._grants.not_ended_of_user(user.sub)
-        for grant in (each for each in grants if _connection_id(each) == parameters.get("id")):
+        # And those that ended a moment ago: that may have been answered with 503.
+        grants = [each for each in await self._grants.all_of_user(user.sub) if _is_of(each, parameters.get("id"))]
+        for grant in grants:
             # Consent first: the client could otherwise come back unasked in between.
             await self._users.forget_consent(user.sub, grant.client_id, grant.resource)
             if await self._grants.end(grant.id, "user"):
@@ -138,7 +141,10 @@ class AccountEndpoint:
     async def end_session(self, request: Request) -> Response:
         """End one of the user's sessions."""
         browser, user, parameters = await self._form(request)
-        session = await self._sessions.find(parameters.get("id", "")[:64])
+        session_id = parameters.get("id", "")[:64]
+        session = await self._sessions.find(session_id)
+        if session is None:
+            await self._sessions.confirm_deleted(session_id)
         if session is not None and session.sub == user.sub:
             await self._sessions.delete(session)
             self._logged_out(user, request, "ended")
@@ -196,6 +202,20 @@ class AccountEndpoint:
 
     def _logged_out(self, user: User, request: Request, reason: str) -> None:
         self._audit.record(EventType.USER_LOGOUT, "success", Actor(user.sub, ip=ip_of(request)), reason=reason)
+
+
+def _whole(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """Have all that a form asks for done and recorded before it is said that it may still be lost."""
+
+    async def done(request: Request) -> Response:
+        with every_step("account"):
+            return await endpoint(request)
+
+    return done
+
+
+def _is_of(grant: Grant, connection_id: str | None) -> bool:
+    return _connection_id(grant) == connection_id
 
 
 def _connection_id(grant: Grant) -> str:

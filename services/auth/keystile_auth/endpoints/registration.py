@@ -15,6 +15,7 @@ from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.limits import LimitStore
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
+from keystile_common.store import every_step
 
 _WINDOW_SECONDS = 3600
 
@@ -77,14 +78,18 @@ class RegistrationEndpoint:
             self._audit.record(EventType.CLIENT_UPDATED, "success", actor)
             return no_store(self._document(client, secret, token or ""))
         if request.method == "DELETE":
-            # Grants first: cut short, it can be asked again. And once more, for what began in between.
-            ended = await self._grants.end_all_of_client(client.id, "client_deleted")
+            await self._delete(client, actor)
+            return Response(status_code=204, headers=NO_STORE)
+        return no_store(self._document(client, None, token or ""))
+
+    async def _delete(self, client: Client, actor: Actor) -> None:
+        # Grants first: cut short, it can be asked again. And once more, for what began in between.
+        ended = await self._grants.end_all_of_client(client.id, "client_deleted")
+        with every_step("client.delete"):
             await self._registration.delete(client)
             ended += await self._grants.end_all_of_client(client.id, "client_deleted")
             self._metrics.token_revocations.labels("client_deleted").inc(ended)
             self._audit.record(EventType.CLIENT_DELETED, "success", actor, target={"grants": str(ended)})
-            return Response(status_code=204, headers=NO_STORE)
-        return no_store(self._document(client, None, token or ""))
 
     async def _limit(self, ip: str) -> None:
         count, left = await self._limits.count("registration", ip, _WINDOW_SECONDS)

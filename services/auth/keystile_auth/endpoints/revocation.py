@@ -16,6 +16,7 @@ from keystile_auth.tokens import opaque
 from keystile_auth.tokens.access_token import AccessTokens
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
+from keystile_common.store import every_step
 
 
 class RevocationEndpoint:
@@ -54,7 +55,8 @@ class RevocationEndpoint:
             raise
         if "token" not in parameters:
             raise OAuthError("invalid_request", "token is required")
-        await self._revoke(parameters["token"], client, ip)
+        with every_step("token.revoke"):  # recorded though it is not confirmed: asked again, it would be no news
+            await self._revoke(parameters["token"], client, ip)
         return Response(status_code=200, headers=NO_STORE)
 
     async def _revoke(self, text: str, client: Client, ip: str) -> None:
@@ -65,6 +67,9 @@ class RevocationEndpoint:
                 self._record(grant.sub, client, ip, {"resource": grant.resource, "grant": grant.id})
         elif access is not None:
             stored = await self._grants.find_access_token(access.grant_id, access.hash)
+            if stored is None:
+                # Perhaps the same request as a moment ago, which was answered that the revocation may still be lost.
+                await self._grants.confirm(access.grant_id)
             answer = json.loads(stored.answer) if stored else {}
             if answer.get("client_id") == client.id and await self._grants.revoke_access_token(
                 access.grant_id, access.hash

@@ -14,7 +14,8 @@ from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.identity.permissions import grantable, permitted_scopes
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.clients import ClientStore
-from keystile_auth.store.grants import Code, Grant, GrantStore
+from keystile_auth.store.grant import Code, Grant
+from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.users import User
 from keystile_auth.tokens import opaque
 from keystile_auth.tokens.access_token import AccessTokens, Subject
@@ -26,8 +27,10 @@ _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 class CodeReusedError(OAuthError):
     """A code came a second time; its grant was ended (RFC 6749 section 4.1.2)."""
 
-    def __init__(self, grant: Grant) -> None:
+    def __init__(self, grant: Grant, *, is_durable: bool = True) -> None:
         super().__init__("invalid_grant", "the code was used before; every token it gave is revoked")
+        if not is_durable:
+            self.withhold()
         self.grant = grant
 
 
@@ -121,8 +124,8 @@ class AuthorizationCodeGrant:
             grant.id, code.hash, request.attempt, access.stored, scope, refresh.hash if refresh else "", seconds
         )
         if outcome.word == "reused":
-            raise CodeReusedError(grant)
-        if outcome.word != "redeemed":
+            raise CodeReusedError(grant, is_durable=outcome.is_durable)
+        if outcome.word != "redeemed" or not await self._store.answer_code(grant.id, request.attempt):
             raise _invalid("the code is unknown or has expired")
         return TokenResponse(
             access_token=access.text(outcome),

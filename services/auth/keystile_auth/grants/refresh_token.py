@@ -9,7 +9,8 @@ from keystile_auth.grants.resource_owner import ResourceOwners
 from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.identity.permissions import grantable
 from keystile_auth.settings import TokenSettings
-from keystile_auth.store.grants import Grant, GrantStore
+from keystile_auth.store.grant import Grant
+from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.users import User
 from keystile_auth.tokens.access_token import AccessTokens, Subject
 from keystile_auth.tokens.opaque import RefreshTokens
@@ -19,11 +20,13 @@ from keystile_auth.tokens.resources import Resource, Resources, parse_scope
 class RefreshTokenReusedError(OAuthError):
     """A rotated refresh token came back after the grace; the grant was ended with all its tokens."""
 
-    def __init__(self, grant: Grant) -> None:
+    def __init__(self, grant: Grant, *, is_durable: bool = True) -> None:
         super().__init__(
             "invalid_grant",
             "the refresh token was used before; every token of this grant is revoked, sign in again",
         )
+        if not is_durable:
+            self.withhold()
         self.grant = grant
 
 
@@ -97,8 +100,12 @@ class RefreshTokenGrant:
             self._lifetimes.refresh_grace_seconds,
         )
         if outcome.word == "reused":
-            raise RefreshTokenReusedError(grant)
+            raise RefreshTokenReusedError(grant, is_durable=outcome.is_durable)
         if outcome.word not in {"rotated", "repeated", "repaired"}:
+            raise _invalid("the grant has ended; sign in again")
+        # Behind all that can fail: until then the same request gets the same successor, however late it comes.
+        grace = self._lifetimes.refresh_grace_seconds
+        if not await self._store.answer_refresh_token(grant.id, request.attempt, token.hash, grace):
             raise _invalid("the grant has ended; sign in again")
         return TokenResponse(
             access_token=access.text(outcome),

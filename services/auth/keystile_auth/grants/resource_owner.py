@@ -1,17 +1,23 @@
 """The resource owner behind a grant: whoever consented must still be somebody who can sign in."""
 
+import contextlib
+
 from keystile_auth.errors import OAuthError
 from keystile_auth.identity.answer import IdentityGoneError, SignInAgainError
 from keystile_auth.identity.directory import Identities
-from keystile_auth.store.grants import Grant, GrantStore
+from keystile_auth.store.grant import Grant
+from keystile_auth.store.grants import GrantStore
 from keystile_auth.store.users import User, UserStore
+from keystile_common.store import StoreUndurableError, every_step
 
 
 class UserGoneError(OAuthError):
     """The identity no longer stands by the user; every grant of the user was ended."""
 
-    def __init__(self, grant: Grant, ended: int) -> None:
+    def __init__(self, grant: Grant, ended: int, *, is_durable: bool = True) -> None:
         super().__init__("invalid_grant", "the account is gone or disabled where the user signed in")
+        if not is_durable:
+            self.withhold()
         self.grant = grant
         self.ended = ended
 
@@ -40,5 +46,9 @@ class ResourceOwners:
         except SignInAgainError:
             raise OAuthError("invalid_grant", "the user must sign in again") from None
         except IdentityGoneError:
-            ended = await self._grants.end_all_of_user(grant.sub, "identity")
-            raise UserGoneError(grant, ended) from None
+            ended, is_durable = 0, False
+            with contextlib.suppress(StoreUndurableError):
+                with every_step("grant.end"):
+                    ended = await self._grants.end_all_of_user(grant.sub, "identity")
+                is_durable = True
+            raise UserGoneError(grant, ended, is_durable=is_durable) from None

@@ -20,6 +20,7 @@ Keys (prefix `ks:`), with the part in braces that Redis Cluster hashes:
 | `ks:signing-keys` | signing keys in all their states, private parts encrypted |
 | `ks:users` | every user's subject |
 | `ks:revocations` | the stream of what was revoked lately; see `revocations.py` |
+| `ks:mark:{…}` | nothing, for a millisecond: a write for WAIT to wait for; see `store_durability.py` |
 | `ks:events-acked:NAME` | how far a resource has acknowledged it |
 
 Only the keys of one grant are written together, by one script, and with them the stream of revocations where the store

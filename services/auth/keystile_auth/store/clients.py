@@ -46,9 +46,13 @@ class ClientStore:
     async def delete(self, client_id: str) -> bool:
         """Forget a client; False when it was not there."""
         with self._store.operation("client.delete"):
-            deleted = await self._store.redis.delete(_key(client_id))
+            deleted = await self._store.durable.delete(_key(client_id))
             await self._store.redis.srem(_OPERATORS, client_id)
         return bool(deleted)
+
+    async def confirm_deleted(self, client_id: str) -> None:
+        """Return once a client that is not there stays so, as durably as it is to be."""
+        await self._store.confirm(_key(client_id))
 
     async def all_listed(self) -> list[str]:
         """The ids of the operator's clients, sorted."""

@@ -68,8 +68,10 @@ def run(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def start(folder: Path) -> Iterator[RunningStore]:
+def start(folder: Path, appendfsync: str = "everysec") -> Iterator[RunningStore]:
     """Run a store that keeps its append-only file in `folder` while the block runs.
+
+    `appendfsync` says when what was written is made sure to be on the disk: `everysec`, or `always` before any answer.
 
     On Linux it ends, after it wrote all it had, when this process is killed; unless another thread than the main one
     starts it, whose end would count as the process's. One left over is taken down first, in the same way.
@@ -86,7 +88,7 @@ def start(folder: Path) -> Iterator[RunningStore]:
         process = subprocess.Popen(  # noqa: S603 (a binary that we chose, arguments that we wrote)
             [
                 *_tied(), str(find_binary()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700",
-                "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
+                "--dir", str(folder), "--appendonly", "yes", "--appendfsync", appendfsync, "--save", "",
                 "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(log),
                 "--pidfile", str(pid_file),
             ],

@@ -6,14 +6,14 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from keystile_auth.store import scripts
 from keystile_auth.store.access_token_cache import AccessTokenCache
+from keystile_auth.store.grant import Code, Grant, NewAccessToken, Outcome, read_grant
 from keystile_auth.store.revocations import STREAM, RevocationStore
 from keystile_auth.store.stored_access_token import StoredAccessToken
-from keystile_common.store import Store, StoreUnavailableError
+from keystile_common.store import Store, StoreUnavailableError, StoreUndurableError, every_step
 
 KEYS_OF_GRANTS = "ks:{"
 """How the keys of grants and their access tokens begin, and no others."""
@@ -25,70 +25,11 @@ _BATCH = 200
 _AT_ONCE = 16  # of the store's 64 connections; others have requests too
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
-    """What an authorization code is bound to (RFC 7636 section 4.4, RFC 6749 section 4.1.3)."""
-
-    hash: str
-    challenge: str
-    redirect_uri: str
-    redeemed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A user's grant to a client for one resource, as the store holds it. Times in Unix milliseconds."""
-
-    id: str
-    state: str
-    sub: str
-    client_id: str
-    resource: str
-    scopes: tuple[str, ...]
-    created: int
-    used: int | None
-    code: Code
-    has_refresh_token: bool
-
-    @property
-    def is_live(self) -> bool:
-        """Whether its code was redeemed and nothing has ended it."""
-        return self.state == "live"
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether something has ended it; what is left is its tombstone."""
-        return self.state == "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class NewAccessToken:
-    """An access token about to be stored: hash, lifetime in seconds, audience, introspection answer.
-
-    The answer is JSON without the closing brace; the script adds `iat`, `nbf` and `exp` by the store's clock.
-    """
-
-    hash: str
-    seconds: int
-    audience: str
-    opening: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an issue, redemption or rotation came to: the script's word, and what holds for the access token.
-
-    That is the seconds it has left, when it expires (Unix seconds by the store's clock), and its scope.
-    """
-
-    word: str
-    seconds: int = 0
-    expires: int = 0
-    scope: str = ""
-
-
 class GrantStore:
     """All that is stored about grants. Every method raises `StoreUnavailableError` when the store is away.
+
+    What redeems, rotates, revokes or ends raises `StoreUndurableError`, which is one, where it was done but the store
+    has not confirmed it as `store.durability` asks; the same again is safe.
 
     Args:
         store: where it is.
@@ -105,14 +46,17 @@ class GrantStore:
         self._revocations = RevocationStore(store)
         # A cluster has it in another slot than the grant.
         self._stream = [] if store.is_cluster else [STREAM]
-        register = store.redis.register_script
+        register, register_durable = store.redis.register_script, store.durable.register_script
+        # While an answer may still be withheld, the store must know that nobody has it.
+        self._unanswered = "1" if store.promises else ""
         self._create = register(scripts.read_for_grant("create_grant"))
         self._put_into_list = register(scripts.read_for_grant("list_grant"))
-        self._redeem = register(scripts.read_for_grant("redeem_code"))
-        self._rotate = register(scripts.read_for_grant("rotate_refresh_token"))
+        self._redeem = register_durable(scripts.read_for_grant("redeem_code"))
+        self._rotate = register_durable(scripts.read_for_grant("rotate_refresh_token"))
         self._issue = register(scripts.read_for_grant("issue_access_token"))
-        self._end = register(scripts.read_for_grant("end_grant"))
-        self._revoke = register(scripts.read_for_grant("revoke_access_token"))
+        self._answer = register(scripts.read_for_grant("answer_token_request"))
+        self._end = register_durable(scripts.read_for_grant("end_grant"))
+        self._revoke = register_durable(scripts.read_for_grant("revoke_access_token"))
 
     async def create(
         self,
@@ -148,7 +92,7 @@ class GrantStore:
         """The grant of this id, live or not, or None."""
         with self._store.operation("grant.find"):
             text = await self._store.redis.get(_key(grant_id))
-        return _grant(grant_id, json.loads(text)) if text else None
+        return read_grant(grant_id, text) if text else None
 
     async def redeem(
         self,
@@ -160,18 +104,17 @@ class GrantStore:
         refresh_hash: str,
         seconds: int,
     ) -> Outcome:
-        """Redeem a code; see `redeem_code.lua`. `seconds` is how long the grant lives unused."""
-        with self._store.operation("grant.redeem"):
-            answer = await self._redeem(
-                keys=[_key(grant_id), *self._stream],
-                args=[
-                    code_hash, attempt, access.hash, access.seconds, access.audience, access.opening,
-                    refresh_hash, seconds * 1000, TOMBSTONE_MS,
-                ],
-            )  # fmt: skip
-        word, *rest = answer
+        """Redeem a code; see `redeem_code.lua`. `seconds` is how long the grant lives unused.
+
+        Before the tokens are given out, `answer_code` has to agree.
+        """
+        args = [
+            code_hash, attempt, access.hash, access.seconds, access.audience, access.opening,
+            refresh_hash, seconds * 1000, TOMBSTONE_MS, self._unanswered,
+        ]  # fmt: skip
+        word, *rest = await self._decide("grant.redeem", self._redeem, grant_id, args)
         if word == "reused":
-            await self._announce_end(grant_id)
+            return await self._reused(grant_id, *rest)
         return Outcome(word, int(rest[0]), int(rest[1]), scope) if rest else Outcome(word)
 
     async def rotate(
@@ -186,19 +129,55 @@ class GrantStore:
         seconds: int,
         grace_seconds: int,
     ) -> Outcome:
-        """Rotate a refresh token; see `rotate_refresh_token.lua`."""
-        with self._store.operation("grant.rotate"):
-            answer = await self._rotate(
-                keys=[_key(grant_id), *self._stream],
-                args=[
-                    presented_hash, generation, attempt, successor_hash, access.hash, access.seconds,
-                    access.audience, access.opening, scope, seconds * 1000, grace_seconds * 1000, TOMBSTONE_MS,
-                ],
-            )  # fmt: skip
-        word, *rest = answer
+        """Rotate a refresh token; see `rotate_refresh_token.lua`.
+
+        Before the successor is given out, `answer_refresh_token` has to agree.
+        """
+        args = [
+            presented_hash, generation, attempt, successor_hash, access.hash, access.seconds, access.audience,
+            access.opening, scope, seconds * 1000, grace_seconds * 1000, TOMBSTONE_MS, self._unanswered,
+        ]  # fmt: skip
+        word, *rest = await self._decide("grant.rotate", self._rotate, grant_id, args)
         if word == "reused":
-            await self._announce_end(grant_id)
+            return await self._reused(grant_id, *rest)
         return Outcome(word, int(rest[0]), int(rest[1]), rest[2]) if rest else Outcome(word)
+
+    async def _decide(self, operation: str, script: Any, grant_id: str, args: list[Any]) -> list[Any]:
+        """What a script says of a code or refresh token; `["reused", False]` where that is not durable."""
+        try:
+            with self._store.operation(operation):
+                answer: list[Any] = await script(keys=[_key(grant_id), *self._stream], args=args)
+        except StoreUndurableError as problem:
+            if problem.answer[0] != "reused":
+                raise
+            return ["reused", False]  # somebody has to be told of it, whatever becomes of the store
+        return answer
+
+    async def _reused(self, grant_id: str, is_durable: bool = True) -> Outcome:
+        await self._announce_end(grant_id)
+        return Outcome("reused", is_durable=is_durable)
+
+    async def answer_code(self, grant_id: str, attempt: str) -> bool:
+        """Note that the tokens of a redemption are given out; False when the grant has ended meanwhile.
+
+        Raises:
+            StoreUnavailableError: that cannot be noted, or another request redeemed the code meanwhile, so that these
+                tokens are dead.
+        """
+        return await self._note_answer(grant_id, attempt, "", 0)
+
+    async def answer_refresh_token(self, grant_id: str, attempt: str, presented_hash: str, grace_seconds: int) -> bool:
+        """The same for the successor of a refresh token; of several that ask at once, one alone without a grace."""
+        return await self._note_answer(grant_id, attempt, presented_hash, grace_seconds)
+
+    async def _note_answer(self, grant_id: str, attempt: str, presented_hash: str, grace_seconds: int) -> bool:
+        if not self._store.promises:
+            return True
+        with self._store.operation("grant.answer"):
+            word: str = await self._answer(keys=[_key(grant_id)], args=[attempt, presented_hash, grace_seconds * 1000])
+        if word == "superseded":
+            raise StoreUnavailableError("grant.answer: superseded")
+        return word == "answered"
 
     async def relist(self, grant: Grant, index_seconds: int) -> None:
         """Keep a grant that is about to live on in the lists of its user and client.
@@ -252,18 +231,24 @@ class GrantStore:
     async def revoke_access_token(self, grant_id: str, token_hash: str) -> bool:
         """Revoke one access token; False when it was not alive."""
         found = await self.find_access_token(grant_id, token_hash) if self._store.is_cluster else None
-        with self._store.operation("token.revoke"):
-            revoked = bool(await self._revoke(keys=[_key(grant_id), *self._stream], args=[token_hash]))
-        if found is not None:
-            await self._revocations.append(found.audience, "token", json.loads(found.answer).get("jti", token_hash))
+        with every_step("token.revoke"):
+            with self._store.operation("token.revoke"):
+                revoked = bool(await self._revoke(keys=[_key(grant_id), *self._stream], args=[token_hash]))
+            if found is not None:
+                await self._revocations.append(found.audience, "token", json.loads(found.answer).get("jti", token_hash))
         return revoked
+
+    async def confirm(self, grant_id: str) -> None:
+        """Return once what was revoked before of this grant is as durable as it is to be."""
+        await self._store.confirm(_key(grant_id))
 
     async def end(self, grant_id: str, reason: str) -> bool:
         """End a grant with all its tokens; False when it was not alive."""
-        with self._store.operation("grant.end"):
-            args = [reason, TOMBSTONE_MS, secrets.token_urlsafe(12)]
-            ended = bool(await self._end(keys=[_key(grant_id), *self._stream], args=args))
-        await self._announce_end(grant_id)
+        args = [reason, TOMBSTONE_MS, secrets.token_urlsafe(12)]
+        with every_step("grant.end"):
+            with self._store.operation("grant.end"):
+                ended = bool(await self._end(keys=[_key(grant_id), *self._stream], args=args))
+            await self._announce_end(grant_id)
         return ended
 
     async def _announce_end(self, grant_id: str) -> None:
@@ -278,12 +263,12 @@ class GrantStore:
 
     async def of_user(self, sub: str) -> list[Grant]:
         """A user's live grants, oldest first."""
-        return [grant for grant in await self.not_ended_of_user(sub) if grant.is_live]
+        return [grant for grant in await self.all_of_user(sub) if grant.is_live]
 
-    async def not_ended_of_user(self, sub: str) -> list[Grant]:
-        """As `of_user`, and those whose code nobody has redeemed yet."""
+    async def all_of_user(self, sub: str) -> list[Grant]:
+        """As `of_user`, and those whose code nobody has redeemed yet, and those that ended lately."""
         found = {grant.id: grant async for grant in self._grants(_listing_of_user(sub))}
-        return sorted((grant for grant in found.values() if not grant.is_ended), key=lambda grant: grant.created)
+        return sorted(found.values(), key=lambda grant: grant.created)
 
     async def end_all_of_user(self, sub: str, reason: str) -> int:
         """End every grant of a user, codes not yet redeemed too; answers how many lived."""
@@ -354,19 +339,3 @@ def _listing_of_user(sub: str) -> str:
 def _listed_ms(seconds: int) -> int:
     """How long a list has what lives so long: its tombstone too."""
     return seconds * 1000 + TOMBSTONE_MS
-
-
-def _grant(grant_id: str, document: dict[str, Any]) -> Grant:
-    code = document["code"]
-    return Grant(
-        id=grant_id,
-        state=document["state"],
-        sub=document["sub"],
-        client_id=document["client_id"],
-        resource=document["resource"],
-        scopes=tuple(document["scopes"].split()),
-        created=int(document["created"]),
-        used=int(document["used"]) if "used" in document else None,
-        code=Code(code["hash"], code["challenge"], code["redirect_uri"], "attempt" in code),
-        has_refresh_token="refresh" in document,
-    )

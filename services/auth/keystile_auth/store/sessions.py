@@ -55,8 +55,12 @@ class SessionStore:
     async def delete(self, session: Session) -> None:
         """End a session."""
         with self._store.operation("session.delete"):
-            await self._store.redis.delete(_key(session.id))
+            await self._store.durable.delete(_key(session.id))
             await self._store.redis.srem(_listing(session.sub), session.id)
+
+    async def confirm_deleted(self, session_id: str) -> None:
+        """Return once a session that is not there stays so, as durably as it is to be."""
+        await self._store.confirm(_key(session_id))
 
     async def of_user(self, sub: str) -> list[Session]:
         """A user's live sessions, the last seen first."""

@@ -199,12 +199,12 @@ class UserStore:
     async def forget_consent(self, sub: str, client_id: str, resource: str) -> None:
         """Ask again the next time."""
         with self._store.operation("consent.delete"):
-            await self._store.redis.hdel(f"ks:consents:{sub}", _consent(client_id, resource))
+            await self._store.durable.hdel(f"ks:consents:{sub}", _consent(client_id, resource))
 
     async def _set(self, user: User, field: str, value: str) -> None:
         # One field, not the whole user: a password rehashed at sign-in must not undo a disabling just done.
         with self._store.operation("user.set"):
-            await self._store.redis.hset(_key(user.sub), field, value)
+            await self._store.durable.hset(_key(user.sub), field, value)
 
 
 def _slices(subs: list[str]) -> Iterator[list[str]]:

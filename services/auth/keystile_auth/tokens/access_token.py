@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from joserfc import jws
 
-from keystile_auth.store.grants import NewAccessToken, Outcome
+from keystile_auth.store.grant import NewAccessToken, Outcome
 from keystile_auth.tokens import opaque
 from keystile_auth.tokens.resources import Resource
 from keystile_auth.tokens.signing_keys import SigningKey, SigningKeys
