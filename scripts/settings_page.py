@@ -480,6 +480,11 @@ common.store.key_file
     Its private key, PEM, not encrypted.
 common.store.max_connections
     Connections to the store, or to each node of a cluster, at most; further requests wait.
+common.store.durability
+    What has to be true of a redemption, a rotation or a revocation before it is answered with success: it is in the
+    store's memory (`memory`), on its disk (`fsync`), or in the memory of a replica too (`replicated`). What is not
+    confirmed within a second is answered 503, and the same request may be sent again. `fsync` needs Redis 7.2 or any
+    Valkey with `appendonly yes` and `appendfsync always`, and the right to CONFIG GET.
 common.store.connect_timeout_seconds
     How long connecting may take.
 common.store.command_timeout_seconds

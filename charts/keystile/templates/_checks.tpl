@@ -149,6 +149,9 @@ auth.store: url and cluster name two stores; keep one of them
 {{- if and $store.sentinels $store.cluster }}
 auth.store: sentinels and cluster name two stores; keep one of them
 {{- end }}
+{{- if and (eq (dig "store" "durability" "memory" .Values.auth.settings) "replicated") (not (or $store.url $store.sentinels $store.cluster)) }}
+auth.settings.store.durability: replicated needs a store with replicas, and the release's own has none; name one in auth.store, or take fsync
+{{- end }}
 {{- if and $store.sentinels (not $store.sentinel_master) }}
 auth.store.sentinel_master: is required with sentinels; it is the name in their sentinel monitor line
 {{- end }}

@@ -10,9 +10,10 @@
 {{- $tls := .Values.network.tls.valkeySecret -}}
 valkey.conf: |
   dir /data
-  # Every write reaches the disk within a second, and a restart reads them all back.
+  {{- $fsync := eq (dig "store" "durability" "memory" .Values.auth.settings) "fsync" }}
+  # Every write reaches the disk {{ $fsync | ternary "before it is answered" "within a second" }}, and a restart reads them all back.
   appendonly yes
-  appendfsync everysec
+  appendfsync {{ $fsync | ternary "always" "everysec" }}
   # The append-only file holds everything; snapshots beside it would write it twice.
   save ""
   # An evicted key would undo a revocation or let a code be used twice: the services refuse any other policy.
