@@ -22,7 +22,7 @@ from keystile_common.metrics import McpMetrics
 from keystile_common.server import bind
 from keystile_common.settings import Listen, TraceSettings
 from keystile_mcp.app import create_app
-from keystile_mcp.revocations import DOUBT_SECONDS, SILENCE_SECONDS
+from keystile_mcp.hearing import DOUBT_SECONDS, SILENCE_SECONDS
 from keystile_mcp.settings import McpSettings
 from keystile_mcp.streams import OpenStreams
 from tests.auth_server import RESOURCE, RESOURCE_SECRET, SCOPES, AuthServer, running_auth_server, serving

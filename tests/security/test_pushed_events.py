@@ -91,7 +91,12 @@ async def test_another_key_is_refused_though_it_has_a_known_id(target: Target) -
 
 async def test_an_event_cannot_bring_its_own_key(target: Target) -> None:
     public = OTHER_KEY.as_dict(private=False)
-    for header in ({"jwk": public}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example"}):
+    headers: list[dict[str, Any]] = [
+        {"jwk": public},
+        {"jku": "https://evil.example/keys"},
+        {"x5u": "https://evil.example"},
+    ]
+    for header in headers:
         told = jws.serialize_compact(
             {"alg": "ES256", "typ": "secevent+jwt", **header}, "{}", OTHER_KEY, ["ES256"], registry=_LAX
         )
@@ -109,7 +114,7 @@ async def test_an_access_token_or_another_jwt_is_no_event(target: Target) -> Non
 
 async def test_an_event_is_no_access_token(target: Target) -> None:
     now = int(time.time())
-    claims = {"client_id": "cli", "exp": now + 600, "sub": "alice", "scope": "mcp:basic"}
+    claims: dict[str, Any] = {"client_id": "cli", "exp": now + 600, "sub": "alice", "scope": "mcp:basic"}
     told = event(target.issuer, user(target.issuer), **claims)
     assert (await target.server.call(told)).status_code == 401
 
@@ -193,9 +198,11 @@ async def test_junk_within_a_signed_event_is_refused(target: Target) -> None:
     for _ in range(200):
         nested = {"a": nested}
     subject = user(target.issuer)
-    for events in ({}, [], "x", None, {SESSION_REVOKED: []}, {SESSION_REVOKED: None}, {"a": 1}):
+    all_events: list[Any] = [{}, [], "x", None, {SESSION_REVOKED: []}, {SESSION_REVOKED: None}, {"a": 1}]
+    for events in all_events:
         await target.refuses(event(target.issuer, subject, events=events), "invalid_request")
-    for strange in (nested, [], "alice", None, {"format": nested}, {"format": 1}):
+    subjects: list[Any] = [nested, [], "alice", None, {"format": nested}, {"format": 1}]
+    for strange in subjects:
         await target.refuses(event(target.issuer, strange), "invalid_request")
     for jti in (None, 1, "", "x" * 257, "a\nb", "\ud800", LEFT_OUT):
         await target.refuses(event(target.issuer, subject, jti=jti), "invalid_request")

@@ -224,7 +224,8 @@ class McpMetrics:
         self.pushed_events = Counter(
             "keystile_pushed_security_events_total",
             "Security events that issuers pushed to this process (RFC 8935), by result: applied, replayed, "
-            "verification, unknown_event, unknown_subject; the error that was answered; unavailable where they are to come again.",
+            "verification, unknown_event, unknown_subject; the error that was answered; unavailable where they are to "
+            "come again.",
             ["result"],
             registry=registry,
         )

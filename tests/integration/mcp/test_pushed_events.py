@@ -77,19 +77,21 @@ async def test_a_person_s_signed_tokens_are_refused_but_for_later_ones(issuer: P
 
 
 async def test_one_token_or_one_session_is_refused_alone(issuer: ProviderIssuer) -> None:
-    async with provider_issuer(KEYCLOAK.path) as keycloak:
-        async with resource_server(keycloak, **pushing(keycloak, KEYCLOAK)) as server:
-            one, of_session, other = (
-                keycloak.access_token(KEYCLOAK, **changes)
-                for changes in ({"jti": "j1", "sid": "s1"}, {"jti": "j2", "sid": "s2"}, {"jti": "j3", "sid": "s3"})
-            )
-            assert await statuses(server, one, of_session, other) == [200, 200, 200]
-            subject = {"format": "jwt_id", "iss": keycloak.issuer, "jti": "j1"}
-            assert (await push(server, event(keycloak, subject, TOKEN_REVOKED))).status_code == 202
-            assert await statuses(server, one, of_session, other) == [401, 200, 200]
-            session = {"format": "complex", "session": {"format": "opaque", "id": "s2"}}
-            assert (await push(server, event(keycloak, session))).status_code == 202
-            assert await statuses(server, one, of_session, other) == [401, 401, 200]
+    async with (
+        provider_issuer(KEYCLOAK.path) as keycloak,
+        resource_server(keycloak, **pushing(keycloak, KEYCLOAK)) as server,
+    ):
+        one, of_session, other = (
+            keycloak.access_token(KEYCLOAK, **changes)
+            for changes in ({"jti": "j1", "sid": "s1"}, {"jti": "j2", "sid": "s2"}, {"jti": "j3", "sid": "s3"})
+        )
+        assert await statuses(server, one, of_session, other) == [200, 200, 200]
+        subject = {"format": "jwt_id", "iss": keycloak.issuer, "jti": "j1"}
+        assert (await push(server, event(keycloak, subject, TOKEN_REVOKED))).status_code == 202
+        assert await statuses(server, one, of_session, other) == [401, 200, 200]
+        session = {"format": "complex", "session": {"format": "opaque", "id": "s2"}}
+        assert (await push(server, event(keycloak, session))).status_code == 202
+        assert await statuses(server, one, of_session, other) == [401, 401, 200]
 
 
 async def test_an_open_stream_ends(issuer: ProviderIssuer) -> None:
@@ -230,17 +232,25 @@ async def _trim(store: Any) -> None:
 async def test_an_entry_that_cannot_be_read_makes_them_ask_everything_anew(
     issuer: ProviderIssuer, store_url: str
 ) -> None:
-    async with replicas(issuer, store_url, 1, introspected=True) as (server,):
-        async with redis.asyncio.from_url(store_url) as store:
-            token = issuer.issue(aud=RESOURCE)
-            for strange in ({"revoked": "{"}, {"revoked": "[1]"}, {"other": ""}, {"revoked": '[["i","new","x",1]]'}):
-                assert await statuses(server, token) == [200]
-                asked = len(issuer.requests)
-                await store.xadd(STREAM, strange)
-                await asyncio.sleep(0.5)
-                assert await statuses(server, token) == [200]
-                assert len(issuer.requests) == asked + 1
-            await store.delete(STREAM)
+    async with (
+        replicas(issuer, store_url, 1, introspected=True) as (server,),
+        redis.asyncio.from_url(store_url) as store,
+    ):
+        token = issuer.issue(aud=RESOURCE)
+        entries: list[dict[Any, Any]] = [
+            {"revoked": "{"},
+            {"revoked": "[1]"},
+            {"other": ""},
+            {"revoked": '[["i","new","x",1]]'},
+        ]
+        for strange in entries:
+            assert await statuses(server, token) == [200]
+            asked = len(issuer.requests)
+            await store.xadd(STREAM, strange)
+            await asyncio.sleep(0.5)
+            assert await statuses(server, token) == [200]
+            assert len(issuer.requests) == asked + 1
+        await store.delete(STREAM)
 
 
 async def test_while_the_store_is_away_nothing_is_kept_long_and_pushes_are_to_come_again(

@@ -123,7 +123,7 @@ def test_a_subject_that_tokens_do_not_tell_is_nobody(subject: dict[str, Any]) ->
 
 
 def test_an_issuer_that_signs_events_under_another_name_revokes_its_own_tokens() -> None:
-    claims = {"iss": "https://events.example", "sub_id": USER | {"iss": "https://events.example"}}
+    claims: dict[str, Any] = {"iss": "https://events.example", "sub_id": USER | {"iss": "https://events.example"}}
     token = unverified(signed(**claims), ("ES256",))
     event = read(token, [KEY], issuer="https://events.example", audiences=(RESOURCE,), now=NOW, tokens_of=ISSUER)
     assert event.revoked == (Revoked(Name(ISSUER, "subject", "alice"), NOW - 2),)
