@@ -264,7 +264,7 @@ One MCP server.
 {{- end }}
 {{ include "keystile.check.files" (dict "at" (printf "%s.settings" $at) "files" $server.told.files) }}
 {{- if and $server.deploy (include "keystile.acceptsPushes" $server) (ne $server.sessions "shared") (or $server.autoscaling.enabled (gt (int $server.replicas) 1)) }}
-{{ $at }}.settings.revocations.push: an event comes to one pod, and the others learn of it by the store that they share; set sessionStore of mcp and {{ $at }}.settings.sessions=shared, or {{ $at }}.replicas=1
+{{ $at }}.settings.revocations.push: an event comes to one pod, and the others learn of it by the store that they share; set {{ $at }}.settings.sessions=shared (mcp.sessionStore says where), or {{ $at }}.replicas=1
 {{- end }}
 {{- $isExternal := eq .model.topology "external" }}
 {{- $proofs := len (compact (list $server.secretKey $server.jwks_uri (empty $server.jwks | ternary "" "jwks"))) }}

@@ -233,6 +233,6 @@ class SharedDelivery:
             return
         self._trouble = trouble
         if trouble is None:
-            _log.info("what is pushed to other replicas is heard of again")
+            _log.info("revocations are heard of again", of="the other replicas")
         else:
-            _log.warning("what is pushed to other replicas is not heard of", problem=trouble)
+            _log.warning("revocations are not heard of", of="the other replicas", problem=trouble)

@@ -1,6 +1,7 @@
 """Another issuer pushes security events (RFC 8935): what it revokes is refused at once, by every replica."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ from tests.integration.mcp.test_shared_sessions import shared
 from tests.integration.mcp.transmitter import BEARER, event, push, pushed, pushing, user
 from tests.stores import valkey
 
+CHART_VALKEY = Path(__file__).parents[3] / "charts" / "keystile" / "templates" / "valkey" / "_files.tpl"
 STREAM = f"{prefix_of(RESOURCE)}:pushed"
 
 
@@ -163,11 +165,12 @@ async def test_an_issuer_whose_keys_cannot_be_had_is_to_send_its_event_again(iss
 async def replicas(
     issuer: ProviderIssuer, url: str, count: int = 2, **push: Any
 ) -> AsyncIterator[list[ResourceServer]]:
-    introspected = push.pop("introspected", False)
+    introspected, store = push.pop("introspected", False), push.pop("store", {"url": url})
     async with AsyncExitStack() as stack:
         servers = []
         for _ in range(count):
-            settings = shared(url, **pushing(issuer, introspected=introspected, bearer=BEARER, **push))
+            settings = pushing(issuer, introspected=introspected, bearer=BEARER, **push)
+            settings = {**shared(url, **settings), "store": store}
             servers.append(await stack.enter_async_context(resource_server(issuer, **settings)))
         for each in servers:
             await until(lambda each=each: hears(each, issuer))
@@ -196,6 +199,22 @@ async def test_a_push_to_one_replica_holds_at_all_of_them_and_at_later_ones(
         async with replicas(issuer, store_url, 1) as (later,):
             assert await statuses(later, token) == [401]
             assert later.metric("keystile_revocation_propagation_seconds_count") == 0
+
+
+async def test_the_rights_that_the_chart_gives_are_enough(issuer: ProviderIssuer, tmp_path: Path) -> None:
+    (rights,) = re.findall(r"user mcp on .*?#\$sessions (.*)$", CHART_VALKEY.read_text(), re.MULTILINE)
+    with valkey(tmp_path) as server:
+        server.ask("ACL", "SETUSER", "mcp", "on", f">{BEARER}", *rights.split())
+        own = {"url": server.url, "username": "mcp", "password": BEARER}
+        async with replicas(issuer, server.url, store=own) as servers:
+            token = issuer.access_token(GENERIC)
+            assert [await statuses(each, token) for each in servers] == [[200]] * 2
+            assert (await push(servers[0], event(issuer, user(issuer)))).status_code == 202
+            for each in servers:
+                await refused_within(each, token, 2)
+        server.ask("ACL", "SETUSER", "mcp", "-xread")
+        async with resource_server(issuer, **{**shared(server.url, **pushing(issuer)), "store": own}) as without:
+            await until(lambda: not hears(without, issuer))
 
 
 async def test_a_trimmed_or_lost_stream_makes_them_ask_everything_anew(issuer: ProviderIssuer, store_url: str) -> None:
