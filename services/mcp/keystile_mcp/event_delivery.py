@@ -47,11 +47,11 @@ class Holders:
         self._applied = metrics.revocation_events.labels("applied")
         self.begun_anew = metrics.revocation_events.labels("beginning")
         self._propagation = metrics.revocation_propagation
-        self._up = [metrics.revocation_feed_up.labels(issuer) for issuer in by_issuer]
+        self._up = metrics.revocation_feed_up.labels
 
     def hearing(self) -> Hearing:
         """What tells them when to doubt."""
-        return Hearing([self], self._up)
+        return Hearing([self], [self._up(issuer) for issuer in self._by_issuer])
 
     def revoke(self, revoked: Collection[Revoked]) -> None:
         """Believe in these no more. Who holds the tokens of another issuer is told nothing of them."""

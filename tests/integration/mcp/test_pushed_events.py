@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 import redis.asyncio
+from prometheus_client import generate_latest
 
 from keystile_common.security_events import ACCOUNT_DISABLED, SESSION_REVOKED, TOKEN_REVOKED, VERIFICATION
 from keystile_mcp.pushed_event_store import RETAINED
@@ -19,7 +21,7 @@ from tests.integration.mcp.providers import GENERIC, KEYCLOAK, RESOURCE, Provide
 from tests.integration.mcp.resource_server import ResourceServer, modern_headers, resource_server, tool_call
 from tests.integration.mcp.test_shared_sessions import shared
 from tests.integration.mcp.transmitter import BEARER, event, push, pushed, pushing, user
-from tests.stores import valkey
+from tests.stores import Site, cluster, sentinel, valkey
 
 CHART_VALKEY = Path(__file__).parents[3] / "charts" / "keystile" / "templates" / "valkey" / "_files.tpl"
 STREAM = f"{prefix_of(RESOURCE)}:pushed"
@@ -66,6 +68,8 @@ async def test_a_kept_answer_is_forgotten_and_those_of_others_are_not(issuer: Pr
         assert len(issuer.requests) == 3
         assert server.metric("keystile_revocation_propagation_seconds_count") == 1
         assert pushed(server, "applied") == 1
+        # A process alone hears of nothing but pushes, so it is never deaf.
+        assert "keystile_revocation_feed_up{" not in generate_latest(server.registry).decode()
 
 
 @pytest.mark.parametrize("kind", [SESSION_REVOKED, ACCOUNT_DISABLED])
@@ -199,6 +203,19 @@ async def test_a_push_to_one_replica_holds_at_all_of_them_and_at_later_ones(
         async with replicas(issuer, store_url, 1) as (later,):
             assert await statuses(later, token) == [401]
             assert later.metric("keystile_revocation_propagation_seconds_count") == 0
+
+
+async def test_a_cluster_and_a_store_with_sentinels_carry_it_too(issuer: ProviderIssuer) -> None:
+    for shape in (cluster, sentinel):
+        with tempfile.TemporaryDirectory(prefix="ks-") as folder, shape(Site(Path(folder))) as stores:
+            for node in stores.servers:
+                node.ask("ACL", "SETUSER", "keystile", "~km:*")
+            async with replicas(issuer, "redis://127.0.0.1", store=stores.settings) as servers:
+                token = issuer.access_token(GENERIC)
+                assert [await statuses(each, token) for each in servers] == [[200]] * 2
+                assert (await push(servers[0], event(issuer, user(issuer)))).status_code == 202
+                for each in servers:
+                    await refused_within(each, token, 3)
 
 
 async def test_the_rights_that_the_chart_gives_are_enough(issuer: ProviderIssuer, tmp_path: Path) -> None:
