@@ -130,8 +130,9 @@ class PushedEvents:
         transmitter, event = await self._read(text, request.headers.getlist("authorization"))
         issuer, seconds = transmitter.issuer.identifier, transmitter.max_age_seconds
         # Beyond what may be asked for, so that clocks that are apart do not forget it too early.
-        is_new = await self._delivery.deliver(issuer, event, int(seconds) + 120)
-        result = _result(event) if is_new else "replayed"
+        if not await self._delivery.deliver(issuer, event, int(seconds) + 120):
+            return "replayed"  # and not logged: whoever has seen an event can send it as often as they like
+        result = _result(event)
         _log.info("an issuer has pushed a security event", issuer=issuer, jti=event.jti, result=result)
         return result
 
