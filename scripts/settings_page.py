@@ -350,9 +350,25 @@ mcp.jwks.timeout_seconds
     How long that may take; where there are no keys yet the client then gets 503.
 mcp.revocations.poll
     Whether Keystile is polled for revocations, with what it is introspected with ([how it works](revocation.md)).
-    Without, a revoked token is accepted for as long as answers are kept. Other authorization servers are not polled.
+    Without, a revoked token is accepted for as long as answers are kept. Other authorization servers are not polled;
+    they may push (below).
 mcp.revocations.url
     Where; beside `introspection.url` by default. May be a cluster-internal http address.
+mcp.revocations.push.accept
+    Whether the issuer's security events are accepted at `/events/push` and the path of `resource`, such as
+    `/events/push/mcp` (RFC 8935, [how](revocation.md#events-of-another-issuer)). Not for `keystile`, which is polled.
+    Several replicas learn of them by `store`, so they need `sessions: shared`.
+mcp.revocations.push.audience
+    What `aud` is in the events, one or a list; what it is in the issuer's tokens by default.
+mcp.revocations.push.bearer
+    Secret that the issuer sends as `Authorization: Bearer`, agreed upon with it. Without, its signature is all that
+    is asked for.
+mcp.revocations.push.issuer
+    What `iss` is in the events where that is not the issuer of its tokens. Needs `jwks_url`.
+mcp.revocations.push.jwks_url
+    Where the keys are that the events are signed with; those of its tokens by default.
+mcp.revocations.push.max_age_seconds
+    How old an event may be. Each is known again for so long, and does nothing when it comes again.
 mcp.sessions
     Whether a client of a revision before 2026-07-28 gets a session, which lives in the process that opened it
     (`process`), or any replica takes the requests of any session, by `store` and `handover` (`shared`), or each of its

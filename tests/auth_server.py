@@ -217,6 +217,7 @@ def running_auth_server(
     store_url: str,
     *,
     path: str = "",
+    port: int = 0,
     clock: Callable[[], float] = time.time,
     tracer: Tracer | None = None,
     sinks: list[StreamSink | FileSink] | None = None,
@@ -225,7 +226,7 @@ def running_auth_server(
     **overrides: Any,
 ) -> Iterator[AuthServer]:
     """Run a server whose issuer has `path` while the block runs; with `certificate` by TLS, which `verify` trusts."""
-    listener = bind(Listen(host="127.0.0.1", port=0), "-")
+    listener = bind(Listen(host="127.0.0.1", port=port), "-")
     origin = "https://localhost" if certificate else "http://127.0.0.1"
     issuer = f"{origin}:{listener.getsockname()[1]}{path}"
     settings = auth_settings(issuer, store_url, **overrides)

@@ -123,6 +123,8 @@ def test_servers_take_the_settings_for_an_authorization_server_of_others(tmp_pat
     assert (old.issuer, old.until) == ("https://auth.example.com", datetime.date(2027, 3, 1))
     assert old.introspection.client_secret is not None
     assert (tools.sessions, reports.sessions) == ("shared", "none")
+    assert [each.pushes for each in (*tools.issuers, *reports.issuers)] == [True, False, False]
+    assert tools.revocations.push.bearer is not None
 
 
 @pytest.mark.parametrize(("name", "own"), [("embedded-values.yaml", True), ("embedded-store-values.yaml", False)])

@@ -22,13 +22,13 @@ from keystile_common.metrics import McpMetrics
 from keystile_common.server import bind
 from keystile_common.settings import Listen, TraceSettings
 from keystile_mcp.app import create_app
-from keystile_mcp.revocations import DOUBT_SECONDS, SILENCE_SECONDS
+from keystile_mcp.hearing import DOUBT_SECONDS, SILENCE_SECONDS
 from keystile_mcp.settings import McpSettings
 from keystile_mcp.streams import OpenStreams
 from tests.auth_server import RESOURCE, RESOURCE_SECRET, SCOPES, AuthServer, running_auth_server, serving
 from tests.cut_proxy import CutProxy, cut_proxy
 from tests.integration.mcp.resource_server import modern_headers, tool_call
-from tests.stores import Server, Site, Stores, client_of, cluster, eventually, standalone
+from tests.stores import Server, Site, Stores, client_of, cluster, eventually, sentinel, standalone
 
 PROMISED_SECONDS = 7.0
 """Without push: five seconds and two."""
@@ -317,6 +317,48 @@ def test_an_authorization_server_that_restarts_is_heard_again(store_url: str) ->
             one.refuses_within(token, PROMISED_SECONDS)
 
 
+@pytest.mark.parametrize("seconds", [0.5, SILENCE_SECONDS + 1.5])
+@pytest.mark.parametrize("validation", ["introspection", "jwks"])
+def test_nothing_is_missed_that_is_revoked_while_the_authorization_server_restarts(
+    store_url: str, validation: str, seconds: float
+) -> None:
+    resources = {
+        "mcp": {
+            "uri": RESOURCE,
+            "title": "Team tools",
+            "scopes": SCOPES,
+            "secret": RESOURCE_SECRET,
+            "access_token": "jwt" if validation == "jwks" else "opaque",
+        }
+    }
+    with ExitStack() as stack:
+        going = ExitStack()
+        first = going.enter_context(running_auth_server(store_url, resources=resources))
+        stack.callback(going.close)
+        one = stack.enter_context(
+            replica(first.issuer, first.issuer, validation=validation, jwks={"url": f"{first.issuer}/jwks"})
+        )
+        # A process of the same server, which is not asked by the replica.
+        other = stack.enter_context(running_auth_server(store_url, resources=resources, issuer=first.issuer))
+        client = first.register()
+        token, grant, kept = (first.tokens(client.id) for _ in range(3))
+        assert [one.status(each["access_token"]) for each in (token, grant, kept)] == [200, 200, 200]
+        applied, begun = (one.metric("revocation_events_total", result=each) for each in ("applied", "beginning"))
+        going.close()
+        revoke(other, token["access_token"], client.id)
+        revoke(other, grant["refresh_token"], client.id)
+        time.sleep(seconds)
+        assert one.hears() is (seconds < SILENCE_SECONDS)
+        stack.enter_context(running_auth_server(store_url, resources=resources, port=urlsplit(first.issuer).port or 0))
+        for each in (token, grant):
+            one.refuses_within(each["access_token"], PROMISED_SECONDS)
+        eventually(one.hears, "it does not hear again")
+        assert one.status(kept["access_token"]) == 200
+        # They were delivered, not only asked about again.
+        assert one.metric("revocation_events_total", result="applied") == applied + 2
+        assert one.metric("revocation_events_total", result="beginning") == begun
+
+
 @contextmanager
 def own_store() -> Iterator[Stores]:
     with tempfile.TemporaryDirectory(prefix="ks-") as folder, standalone(Site(Path(folder))) as stores:
@@ -340,6 +382,42 @@ def test_a_store_that_restarts_empty_or_not_is_heard_again() -> None:
             assert one.status(token) == 200
             revoke(server, token, client.id)
             one.refuses_within(token, PROMISED_SECONDS)
+
+
+def test_a_failover_that_loses_the_place_in_the_stream_makes_a_replica_ask_everything_anew() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="ks-") as folder,
+        sentinel(Site(Path(folder))) as stores,
+        running_auth_server("", store=stores.settings) as server,
+        replica(server.issuer, origin_of(server)) as one,
+    ):
+        client, person = server.register(), server.person()
+        lost, kept, later = (server.tokens(client.id, person)["access_token"] for _ in range(3))
+        assert [one.status(each) for each in (lost, kept, later)] == [200, 200, 200]
+        beginnings = one.metric("revocation_events_total", result="beginning")
+        master, other = stores.servers
+        eventually(lambda: _offset(master) == _offset(other), "the replica does not follow")
+        with other.killed():
+            # What the store's replica never gets, the server's replica has heard of.
+            revoke(server, lost, client.id)
+            one.refuses_within(lost, 3)
+            master.kill()
+        eventually(lambda: stores.master() is other, "there was no failover", 30)
+        eventually(
+            lambda: one.metric("revocation_events_total", result="beginning") > beginnings, "it did not begin anew", 30
+        )
+        eventually(one.hears, "it does not hear again", 30)
+        before = one.metric("introspection_cache_requests_total", result="miss")
+        assert one.status(kept) == 200
+        assert one.metric("introspection_cache_requests_total", result="miss") == before + 1
+        assert one.status(later) == 200
+        revoke(server, later, client.id)
+        one.refuses_within(later, 2)
+
+
+def _offset(server: Server) -> int:
+    with server.client as client:
+        return int(client.info("replication")["master_repl_offset"])
 
 
 def test_in_a_cluster_revocations_are_heard_of_as_well() -> None:

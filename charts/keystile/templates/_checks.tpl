@@ -266,6 +266,9 @@ One MCP server.
 {{- end }}
 {{- end }}
 {{ include "keystile.check.files" (dict "at" (printf "%s.settings" $at) "files" $server.told.files) }}
+{{- if and $server.deploy (include "keystile.acceptsPushes" $server) (ne $server.sessions "shared") (or $server.autoscaling.enabled (gt (int $server.replicas) 1)) }}
+{{ $at }}.settings.revocations.push: an event comes to one pod, and the others learn of it by the store that they share; set {{ $at }}.settings.sessions=shared (mcp.sessionStore says where), or {{ $at }}.replicas=1
+{{- end }}
 {{- $isExternal := eq .model.topology "external" }}
 {{- $proofs := len (compact (list $server.secretKey $server.jwks_uri (empty $server.jwks | ternary "" "jwks"))) }}
 {{- if $isExternal }}
@@ -291,6 +294,7 @@ One MCP server.
 {{- range list "authorization_server" "provider" "audience" "scope_prefix" "scope_claim" }}
 {{- if get $settings . }}{{- $others = append $others . }}{{- end }}
 {{- end }}
+{{- if dig "revocations" "push" "accept" false $settings }}{{- $others = append $others "revocations.push" }}{{- end }}
 {{- range $section := list "introspection" "jwks" }}
 {{- range list "url" "client_id" "privateKey" "ca" }}
 {{- if dig $section . "" $settings }}{{- $others = append $others (printf "%s.%s" $section .) }}{{- end }}

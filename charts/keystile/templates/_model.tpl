@@ -10,7 +10,7 @@ so nothing is rendered from values that cannot be right; all problems are said a
            one there are no paths, and no address
   store:   {own, inPod (both: whether it is the release's), tls, ca, password, settings, ports}
   servers: {name: the entry of `servers` over `mcp`, with uri, uriHost, uriPath, isReference, fullname, identity, issuer,
-           metadataPaths, sessions, told (its settings, as of keystile.told)}
+           metadataPaths, pushPaths (where issuers push security events, if any may), sessions, told (its settings, as of keystile.told)}
   sessionStore: {own, url, username, ca, port}, or {} where there is none
 */}}
 {{- define "keystile.model" -}}
@@ -92,6 +92,7 @@ so nothing is rendered from values that cannot be right; all problems are said a
 {{- $paths := list (printf "/.well-known/oauth-protected-resource%s" $server.uriPath) -}}
 {{- if eq (int $others) 1 -}}{{- $paths = append $paths "/.well-known/oauth-protected-resource" -}}{{- end -}}
 {{- $_ := set $server "metadataPaths" $paths -}}
+{{- $_ := set $server "pushPaths" (include "keystile.acceptsPushes" $server | empty | ternary list (list (printf "/events/push%s" $server.uriPath))) -}}
 {{- end -}}
 {{- $_ := set $model "servers" $servers -}}
 {{/* With an external authorization server Valkey is for shared sessions alone. */}}
@@ -266,6 +267,14 @@ port: 6379
 {{- if eq (dig "settings" "sessions" "" (. | default dict)) "shared" -}}yes{{- end -}}
 {{- end -}}
 {{- if .Values.mcp.sessionStore.url -}}yes{{- end -}}
+{{- end }}
+
+{{/* Something if an issuer may push security events to this server (RFC 8935). Argument: the server (resolved). */}}
+{{- define "keystile.acceptsPushes" -}}
+{{- $settings := .settings | default dict -}}
+{{- range append (dig "trusted_issuers" list $settings) $settings -}}
+{{- if dig "revocations" "push" "accept" false . -}}yes{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* The name of the one server of the topology embedded; the first one's if there are more. Argument: dict entries. */}}

@@ -151,6 +151,7 @@
 {{- range $issuers -}}
 {{- $urls = append $urls (dig "introspection" "url" "" (. | default dict)) -}}
 {{- $urls = append $urls (dig "jwks" "url" "" (. | default dict)) -}}
+{{- $urls = append $urls (dig "revocations" "push" "jwks_url" "" (. | default dict)) -}}
 {{- end -}}
 {{- $ports := list -}}
 {{- range compact $urls }}{{- $ports = append $ports (include "keystile.port" .) }}{{- end -}}

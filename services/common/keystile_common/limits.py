@@ -29,17 +29,17 @@ class LimitsMiddleware:
     Args:
         app: what is behind it.
         max_body_bytes: the most a body may have.
-        larger: paths whose bodies may have more, and how much.
+        others: paths whose bodies may have more or less, and how much.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, larger: Mapping[str, int] | None = None) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, others: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._max_body = max_body_bytes
-        self._larger = larger or {}
+        self._others = others or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        most = self._larger.get(scope["path"], self._max_body) if scope["type"] == "http" else 0
+        most = self._others.get(scope["path"], self._max_body) if scope["type"] == "http" else 0
         refusal = self._refusal(scope, most) if scope["type"] == "http" else None
         if refusal is not None:
             await _discard(receive)

@@ -187,6 +187,13 @@ class AuthMetrics:
         )
 
 
+PUSH_RESULTS = (
+    "applied", "replayed", "verification", "unknown_event", "unknown_subject", "invalid_request", "invalid_key",
+    "invalid_issuer", "invalid_audience", "authentication_failed", "unavailable",
+)  # fmt: skip
+"""What becomes of an event that is pushed; the errors are those of RFC 8935 section 2.4."""
+
+
 class McpMetrics:
     """What the MCP resource server exports. `process` is given where it shares one with an authorization server."""
 
@@ -213,7 +220,7 @@ class McpMetrics:
         )
         self.revocation_propagation = Histogram(
             "keystile_revocation_propagation_seconds",
-            "Time from a revocation, by the clock of the authorization server's store, until it held here.",
+            "Time from a revocation, by the clock of whoever told of it, until it held here.",
             buckets=SECONDS,
             registry=registry,
         )
@@ -225,6 +232,16 @@ class McpMetrics:
         )
         for result in ("applied", "refused", "beginning"):
             self.revocation_events.labels(result)
+        self.pushed_events = Counter(
+            "keystile_pushed_security_events_total",
+            "Security events that issuers pushed to this process (RFC 8935), by result: applied, replayed, "
+            "verification, unknown_event, unknown_subject; the error that was answered; unavailable where they are to "
+            "come again.",
+            ["result"],
+            registry=registry,
+        )
+        for result in PUSH_RESULTS:
+            self.pushed_events.labels(result)
         self.revocation_feed_up = Gauge(
             "keystile_revocation_feed_up",
             "1 while revocations are heard of as they happen, 0 while they are not.",

@@ -127,8 +127,15 @@ def _read(claims: Claims, issuer: Issuer, scope_claim: ScopeClaim) -> ActiveToke
         grantable_scopes=grantable if "grantable_scope" in claims else None,
         jti=jti if isinstance(jti, str) else None,
         issued_at=numeric_date(claims.get("iat")),
-        session=opaque.grant_of_jti(jti) if provider.name == "keystile" and isinstance(jti, str) else None,
+        session=_session(claims, issuer),
     )
+
+
+def _session(claims: Claims, issuer: Issuer) -> str | None:
+    jti, sid = claims.get("jti"), claims.get("sid")
+    if issuer.is_keystile:
+        return opaque.grant_of_jti(jti) if isinstance(jti, str) else None
+    return sid if isinstance(sid, str) else None  # OpenID Connect Front-Channel Logout section 3
 
 
 def _is_meant_for(claims: Claims, issuer: Issuer) -> bool:

@@ -93,7 +93,8 @@ def create_protected_app(
         openapi_url=None,
     )
     # Around the application and not within it: what it does for every request is twelve microseconds of a call.
-    limited = LimitsMiddleware(McpEndpoint(app, protection.endpoint, settings.endpoint_path), MAX_BODY_BYTES)
+    endpoint = McpEndpoint(app, protection.endpoint, settings.endpoint_path)
+    limited = LimitsMiddleware(endpoint, MAX_BODY_BYTES, protection.limits())
     return TraceMiddleware(limited, tracing.tracer) if tracing.enabled else limited
 
 

@@ -88,22 +88,45 @@ class JwksSettings(Section):
         return self
 
 
-class RevocationSettings(Section):
-    """How this resource hears of revocations as they happen.
-
-    From Keystile it does so by polling (RFC 8936), with what it introspects with.
-    """
-
-    poll: bool = True
-    url: EventsUrl | None = None
-
-
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
 Audiences = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]
 """One audience or several."""
+
+
+class PushSettings(Section):
+    """Security events that an issuer sends here (RFC 8935)."""
+
+    accept: bool = False
+    audience: Audiences = []
+    bearer: SecretStr | None = Field(default=None, min_length=16)
+    # Some sign their events as somebody else than their tokens.
+    issuer: PublicUrl | None = None
+    jwks_url: KeySetUrl | None = None
+    # No access token lives longer than a day, so an older event is of nothing that could still be used.
+    max_age_seconds: float = Field(default=86_400, ge=60, le=604_800)
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        others = sorted(self.model_fields_set - {"accept"})
+        if others and not self.accept:
+            raise ValueError(f"{others[0]} is for accept: true")
+        if self.issuer is not None and self.jwks_url is None:
+            raise ValueError("issuer needs jwks_url, where the keys are that its events are signed with")
+        return self
+
+
+class RevocationSettings(Section):
+    """How this resource hears of revocations as they happen.
+
+    From Keystile it does so by polling (RFC 8936), with what it introspects with; others may push (RFC 8935).
+    """
+
+    poll: bool = True
+    url: EventsUrl | None = None
+    push: PushSettings = PushSettings()
 
 
 class IssuerSettings(Section):
@@ -121,6 +144,8 @@ class IssuerSettings(Section):
     def check_possible(self, issuer: str) -> None:
         """Raise ValueError unless tokens of `issuer` can be checked as these settings say; see `providers.check`."""
         provider = PROVIDERS[self.provider]
+        if provider.name == "keystile" and self.revocations.push.accept:
+            raise ValueError("revocations.push: Keystile sends no events, it is polled for them (revocations.poll)")
         check(
             provider,
             issuer,

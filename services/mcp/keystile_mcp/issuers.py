@@ -79,6 +79,27 @@ class Issuer:
         given = {"url": self._beside_introspection("jwks"), "ca_file": self.introspection.ca_file}
         return self.jwks.model_copy(update=given)
 
+    @property
+    def pushes(self) -> bool:
+        """Whether security events that it sends are accepted."""
+        return self.revocations.push.accept
+
+    @property
+    def pushes_as(self) -> str:
+        """What `iss` is in those."""
+        return self.revocations.push.issuer or self.identifier
+
+    @property
+    def pushed_audiences(self) -> tuple[str, ...]:
+        """What `aud` is in those; one will do."""
+        return tuple(self.revocations.push.audience) or self.audiences
+
+    @property
+    def pushed_keys(self) -> JwksSettings:
+        """How the keys are had that those are signed with."""
+        url = self.revocations.push.jwks_url
+        return self.jwks if url is None else self.jwks.model_copy(update={"url": url})
+
     def _beside_introspection(self, name: str) -> str:
         base = self.introspection.url or f"{self.identifier.rstrip('/')}/introspect"
         return base.rpartition("/")[0] + f"/{name}"

@@ -81,6 +81,11 @@ class IssuerKeys(HttpClient):
                 await self._asking
         await super().__aexit__(kind, problem, traceback)
 
+    @property
+    def fetched_at(self) -> float:
+        """When the keys there are were fetched, by `clock`."""
+        return self._fetched_at
+
     async def find(self, kid: str | None) -> tuple[Key, ...]:
         """The keys that a token with this key id may be signed with; none if the issuer has no such key.
 

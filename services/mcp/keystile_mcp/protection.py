@@ -16,7 +16,7 @@ from keystile_common.audit import AuditLog
 from keystile_common.limits import LimitsMiddleware
 from keystile_common.metrics import McpMetrics
 from keystile_common.traces import TraceMiddleware
-from keystile_mcp import __version__, metadata
+from keystile_mcp import __version__, metadata, pushed_events
 from keystile_mcp.asgi_app import AsgiApp
 from keystile_mcp.backend import Backend
 from keystile_mcp.bearer import Bearer
@@ -25,6 +25,7 @@ from keystile_mcp.denials import Denials
 from keystile_mcp.enforcement import PolicyEnforcement, RequiredScopes
 from keystile_mcp.introspection_cache import Clock
 from keystile_mcp.policy import Policy
+from keystile_mcp.pushed_events import push_path
 from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings, ResourceServerSettings
 from keystile_mcp.streams import OpenStreams
 from keystile_mcp.token_source import Tokens, token_source
@@ -60,9 +61,11 @@ class Protection:
     ) -> None:
         self._settings = settings
         self._backend = backend
-        self._client, self._source, self.check, self._revocations = tokens
+        self._client, self._source, self.check, self._revocations, self._pushed = tokens
         for each in self._revocations:
             each.holders.append(streams)
+        if self._pushed is not None:
+            self._pushed.holders.of_all.append(streams)
         self._validator = TokenValidator(self._source, settings, metrics, clock)
         self._challenge = Challenge(
             metadata.metadata_url(settings.resource), settings.required_scopes, settings.advertised_prefix
@@ -76,8 +79,13 @@ class Protection:
         self.endpoint = self._with_cors(self._bearer(enforced))
 
     def routes(self) -> list[Route]:
-        """The metadata of the resource, open to all (RFC 9728)."""
-        return metadata.routes(self._settings)
+        """The metadata of the resource, open to all (RFC 9728), and where issuers push events if any does."""
+        pushed = [] if self._pushed is None else self._pushed.routes(self._settings.endpoint_path)
+        return [*metadata.routes(self._settings), *pushed]
+
+    def limits(self) -> dict[str, int]:
+        """What a body may have at these paths, in bytes."""
+        return {push_path(self._settings.endpoint_path): pushed_events.MAX_BODY_BYTES}
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """`app`, for requests with a token that has the scopes every request needs. For what is not MCP."""
@@ -94,6 +102,8 @@ class Protection:
             await stack.enter_async_context(self._client)
             for each in self._revocations:
                 await stack.enter_async_context(each)
+            if self._pushed is not None:
+                await stack.enter_async_context(self._pushed)
             await stack.enter_async_context(self._backend.running())
             yield
             await self._source.close()
@@ -184,5 +194,5 @@ def protect(
         else:
             await (app if scope["path"] in public else guarded)(scope, receive, send)
 
-    limited = LimitsMiddleware(dispatch, MAX_BODY_BYTES)
+    limited = LimitsMiddleware(dispatch, MAX_BODY_BYTES, protection.limits())
     return TraceMiddleware(limited, tracing.tracer) if tracing.enabled else limited

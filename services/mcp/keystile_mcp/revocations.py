@@ -13,10 +13,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import aiohttp
 import structlog
@@ -25,19 +25,15 @@ from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.credentials import credentials
+from keystile_mcp.hearing import Hearing, Revocable
 from keystile_mcp.introspection_answer import IntrospectionError
 from keystile_mcp.issuers import Issuer
 from keystile_mcp.jwks import IssuerKeys
 from keystile_mcp.key_files import KeyFileError
-from keystile_mcp.revoked import Revoked
-from keystile_mcp.security_events import SecurityEvent, SecurityEventError, read, unverified_kid
+from keystile_mcp.security_events import SecurityEvent, SecurityEventError, read, unverified
 
 WAIT_SECONDS = 2
 """So long the server is asked to let a poll wait where there is nothing to tell."""
-SILENCE_SECONDS = 6.0
-"""Where no poll that was sent within this time has come back, revocations are not heard of."""
-DOUBT_SECONDS = 5.0
-"""So long an answer is believed then."""
 
 _TIMEOUT_SECONDS = WAIT_SECONDS + 1.5
 _NOTHING_YET = "0-0"
@@ -47,22 +43,6 @@ _LONGEST_PAUSE_SECONDS = 2.0
 _REFUSED_PAUSE_SECONDS = 20.0
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-class Revocable(Protocol):
-    """Holds what may be revoked."""
-
-    def revoke(self, revoked: Collection[Revoked]) -> None:
-        """Believe in these no more."""
-        ...
-
-    def doubt(self, seconds: float) -> None:
-        """Believe nothing that was learned so far, and what will be learned for `seconds` at most."""
-        ...
-
-    def trust(self) -> None:
-        """Take back the limit: revocations are heard of as they happen."""
-        ...
 
 
 class PollError(Exception):
@@ -93,19 +73,17 @@ class Revocations:
         self._keys = IssuerKeys(issuer, metrics.jwks, settings=issuer.event_keys)
         self._propagation = metrics.revocation_propagation
         self._events = metrics.revocation_events.labels
-        self._up = metrics.revocation_feed_up.labels(issuer.identifier)
+        self._hearing = Hearing(self.holders, [metrics.revocation_feed_up.labels(issuer.identifier)])
         self._acknowledged = _NOTHING_YET
         self._heard_until = 0.0
         self._is_caught_up = False
-        self._is_trusted = True
         self._trouble: str | None = None
-        self._losing: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self._poll.__aenter__()
         await self._keys.__aenter__()
-        self._lose()
+        self._hearing.lose()
         self._running = asyncio.create_task(self._run())
         return self
 
@@ -115,8 +93,7 @@ class Revocations:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        if self._losing is not None:
-            self._losing.cancel()
+        self._hearing.close()
         await self._keys.__aexit__(kind, problem, traceback)
         await self._poll.__aexit__(kind, problem, traceback)
 
@@ -150,33 +127,28 @@ class Revocations:
         if events:
             self._acknowledged = events[-1].jti
         if not has_more:
-            self._confirm(asked_at)
+            self._is_caught_up = True
+            self._hearing.confirm(asked_at)
 
     async def _read(self, text: str) -> SecurityEvent:
-        algorithms = self._issuer.algorithms
         try:
-            keys = await self._keys.find(unverified_kid(text, algorithms))
-            return read(
-                text,
-                keys,
-                algorithms=algorithms,
-                issuer=self._issuer.identifier,
-                audiences=self._issuer.audiences,
-                now=self._clock(),
-            )
+            token = unverified(text, self._issuer.algorithms)
+            keys = await self._keys.find(token.kid)
+            issuer, audiences = self._issuer.identifier, self._issuer.audiences
+            event = read(token, keys, issuer=issuer, audiences=audiences, now=self._clock())
+            if event.names_nobody:
+                raise SecurityEventError("invalid_request", "the event has no subject that is known here")
         except SecurityEventError:
             # It is not passed over: what it would tell is not known.
             self._events("refused").inc()
             raise
+        return event
 
     def _apply(self, events: Sequence[SecurityEvent]) -> None:
         if any(event.begins for event in events):
             self._events("beginning").inc()
-            for holder in self.holders:
-                holder.doubt(0 if self._is_trusted else DOUBT_SECONDS)
-                if self._is_trusted:
-                    holder.trust()
-        revoked = [event.revoked for event in events if event.revoked is not None]
+            self._hearing.begin_anew()
+        revoked = [each for event in events for each in event.revoked]
         if not revoked:
             return
         for holder in self.holders:
@@ -188,25 +160,6 @@ class Revocations:
             if self._is_caught_up and each.at > self._heard_until:
                 self._propagation.observe(max(0.0, now - each.at))
         self._heard_until = max(self._heard_until, *(each.at for each in revoked))
-
-    def _confirm(self, asked_at: float) -> None:
-        """Nothing that was revoked before `asked_at` (of the event loop) is unknown here."""
-        self._is_caught_up = True
-        if self._losing is not None:
-            self._losing.cancel()
-        self._losing = asyncio.get_running_loop().call_at(asked_at + SILENCE_SECONDS, self._lose)
-        if not self._is_trusted:
-            self._is_trusted = True
-            self._up.set(1)
-            for holder in self.holders:
-                holder.trust()
-
-    def _lose(self) -> None:
-        """Nothing has been heard for too long."""
-        self._is_trusted = False
-        self._up.set(0)
-        for holder in self.holders:
-            holder.doubt(DOUBT_SECONDS)
 
     def _note(self, trouble: str | None) -> None:
         # A line when trouble begins, changes or ends.

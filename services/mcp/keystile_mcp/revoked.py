@@ -12,11 +12,14 @@ DENIED_SECONDS = 86_400 + 60
 """For so long: no access token lives longer."""
 
 
+Kind = Literal["jti", "session", "subject"]
+
+
 class Name(NamedTuple):
     """What tokens of an issuer have in common: a `jti`, the session that is their grant, or their subject."""
 
     issuer: str
-    kind: Literal["jti", "session", "subject"]
+    kind: Kind
     text: str
 
 

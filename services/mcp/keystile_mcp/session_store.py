@@ -58,7 +58,7 @@ class SessionStore:
 
     def __init__(self, store: Store, resource: str, seconds: int) -> None:
         self._store = store
-        self._prefix = f"km:{hashlib.sha256(resource.encode()).hexdigest()[:16]}"
+        self._prefix = prefix_of(resource)
         self._seconds = seconds
 
     @contextlib.asynccontextmanager
@@ -156,6 +156,11 @@ class SessionStore:
 
     def _events(self, session_id: str) -> str:
         return f"{self._key(session_id)}:events"
+
+
+def prefix_of(resource: str) -> str:
+    """What the names of all keys of a resource begin with."""
+    return f"km:{hashlib.sha256(resource.encode()).hexdigest()[:16]}"
 
 
 def _is_event_id(text: str) -> bool:

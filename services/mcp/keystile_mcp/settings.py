@@ -229,6 +229,14 @@ class McpSettings(IssuerSettings, ResourceServerSettings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _has_one_issuer_a_pushed_event(self) -> Self:
+        names = [issuer.pushes_as for issuer in self.issuers if issuer.pushes]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"revocations.push: {twice[0]} would send events of two issuers; accept those of one")
+        return self
+
     @cached_property
     def issuers(self) -> tuple[Issuer, ...]:
         """Whose tokens are honoured, the main issuer first."""

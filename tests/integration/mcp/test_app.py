@@ -17,6 +17,7 @@ from keystile_common.metrics import McpMetrics
 from keystile_mcp import protect
 from keystile_mcp.settings import McpSettings
 from tests.integration.mcp import served
+from tests.integration.mcp.providers import GENERIC, provider_issuer
 from tests.integration.mcp.resource_server import (
     MODERN,
     ResourceServer,
@@ -26,6 +27,7 @@ from tests.integration.mcp.resource_server import (
     serving,
     tool_call,
 )
+from tests.integration.mcp.transmitter import event, push, pushing, user
 
 HERE = "tests.integration.mcp.served"
 SCOPES = {"mcp:basic": "Basic", "mcp:jobs": "Jobs"}
@@ -123,6 +125,15 @@ def protect_settings(app: Any, **more: Any) -> Any:
         return protect(app, chosen, **more)
 
     return make
+
+
+async def test_protect_takes_pushed_events_without_a_token_where_an_issuer_may_push() -> None:
+    async with provider_issuer("") as issuer:
+        for settings, status in ((pushing(issuer, introspected=True), 202), (issuer.settings(GENERIC), 401)):
+            async with serving(issuer, protect_settings(served.make_asgi()), **settings) as server:
+                answer = await push(server, event(issuer, user(issuer)), Authorization="")
+                assert answer.status_code == status
+                assert (await push(server, b"e" * 10_000, Authorization="")).status_code == 413
 
 
 async def test_protect_asks_for_a_token_at_every_path_that_is_not_public(

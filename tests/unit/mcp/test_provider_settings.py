@@ -87,6 +87,47 @@ def test_what_cannot_work_is_refused(provider: str, values: dict[str, Any], sent
     assert sentence in refusal(provider, **values)
 
 
+PUSH: dict[str, Any] = {"revocations": {"push": {"accept": True}}}
+
+
+@pytest.mark.parametrize(
+    ("provider", "push", "sentence"),
+    [
+        ("keystile", {"accept": True}, "revocations.push: Keystile sends no events, it is polled for them"),
+        ("generic", {"bearer": "x" * 32}, "bearer is for accept: true"),
+        ("generic", {"accept": True, "bearer": "short"}, "at least 16"),
+        ("generic", {"accept": True, "issuer": "https://id.example.com"}, "issuer needs jwks_url"),
+        ("generic", {"accept": True, "issuer": "http://id.example.com", "jwks_url": "https://a.example/k"}, "https"),
+        ("generic", {"accept": True, "max_age_seconds": 1}, "greater than or equal to 60"),
+    ],
+)
+def test_pushes_that_cannot_be_accepted_are_refused(provider: str, push: dict[str, Any], sentence: str) -> None:
+    assert sentence in refusal(provider, revocations={"push": push})
+
+
+def test_pushes_are_not_accepted_unless_it_is_said() -> None:
+    assert not any(settings(provider).issuers[0].pushes for provider in ISSUERS)
+
+
+def test_pushed_events_are_for_the_audience_and_signed_with_the_keys_of_tokens_unless_the_settings_say_otherwise() -> (
+    None
+):
+    (issuer,) = settings("generic", audience="api", jwks={"url": "https://a.example/keys"}, **PUSH).issuers
+    assert (issuer.pushes, issuer.pushes_as, issuer.pushed_audiences) == (True, ISSUERS["generic"], ("api",))
+    assert issuer.pushed_keys.url == "https://a.example/keys"
+    push = {"accept": True, "issuer": "https://b.example", "jwks_url": "https://b.example/k", "audience": "us"}
+    (issuer,) = settings("generic", revocations={"push": push}).issuers
+    assert (issuer.pushes_as, issuer.pushed_audiences) == ("https://b.example", ("us",))
+    assert issuer.pushed_keys.url == "https://b.example/k"
+
+
+def test_two_issuers_whose_events_cannot_be_told_apart_are_refused() -> None:
+    as_org = {"accept": True, "issuer": "https://org.example", "jwks_url": "https://org.example/keys"}
+    other = old(provider="generic", revocations={"push": as_org})
+    sentence = "revocations.push: https://org.example would send events of two issuers"
+    assert sentence in refusal("generic", revocations={"push": as_org}, trusted_issuers=[other])
+
+
 def old(issuer: str = "https://old.example.com", **values: Any) -> dict[str, Any]:
     return {"issuer": issuer, "until": "2027-03-01", **values}
 

@@ -43,7 +43,7 @@ start.sh: |
   $(cat /etc/valkey/valkey.conf)
   user default on sanitize-payload resetpass #$hash ~* &* +@all
   {{- if $sessions }}
-  user mcp on sanitize-payload resetpass #$sessions ~km:* +get +set +expire +del +xadd +xrange +ping +hello +auth +select +client|setinfo
+  user mcp on sanitize-payload resetpass #$sessions ~km:* +get +set +expire +del +xadd +xrange +xread +ping +hello +auth +select +client|setinfo
   {{- end }}
   SETTINGS
 ping.sh: |
