@@ -172,7 +172,7 @@ class Contents:
         return self._random.sample(texts, count)
 
     def codes(self, count: int, users: Sequence[str] = (_SUB,)) -> list[str]:
-        """Codes that users have consented to in turn; they live for ten minutes here, so that all can be made beforehand.
+        """Codes that users have consented to in turn; they live for ten minutes, so that all can be made beforehand.
 
         Args:
             count: how many.

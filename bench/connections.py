@@ -22,12 +22,12 @@ class Callers:
     """One row: what all of them ask of `url`."""
 
     def __init__(self, url: str, requests: int, messages: list[bytes]) -> None:
-        self._load = lambda: Load(url, requests, constant(messages, CONNECTIONS)())
+        self._load = Load(url, requests, constant(messages, CONNECTIONS)())
         self.answers: list[Answers] = []
 
     def once(self) -> float:
         """The 99th percentile, in milliseconds."""
-        answers = run_together([self._load()], used_before=True)
+        answers = run_together([self._load], used_before=True)
         self.answers.append(answers)
         return answers.percentile_ms(0.99)
 

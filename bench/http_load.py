@@ -152,7 +152,8 @@ async def _together(loads: list[Load], answers: Answers, *, used_before: bool) -
 
 async def _open(load: Load) -> list[_Connection]:
     loop, to = asyncio.get_running_loop(), urlsplit(load.url)
-    return [(await loop.create_connection(_Connection, to.hostname, to.port or 80))[1] for _ in load.makers]
+    host, port = str(to.hostname), to.port or 80
+    return [(await loop.create_connection(_Connection, host, port))[1] for _ in load.makers]
 
 
 async def _send(counts: list[int], loads: list[Load], opened: list[list[_Connection]], answers: Answers) -> None:

@@ -2,7 +2,7 @@
 
 With four cores it is measured: each server, the store and the caller have one, and answers a second are compared. With
 fewer it is worked out from the processor time that a request takes of a server and of the store. What a process could
-answer with a core of its own is a second divided by that time; two servers and their store, the less of what they could.
+answer with a core of its own is a second divided by that time; two servers and their store, the less of what they can.
 Both servers are on one core then, which costs each something, so the one server that they are compared with has a
 neighbour there too, with as much to do and a store of its own: what differs is the store alone.
 """
@@ -138,7 +138,7 @@ def _compared(name: str, one: Pods, two: Pods, *, is_direct: bool) -> Iterator[R
     how = "answers a second" if is_direct else f"by processor time, {CONNECTIONS} connections each"
     of = [each.rates[-ROUNDS:] if is_direct else each.possible() for each in (one, two)]
     scaled = [both / alone for alone, both in zip(*of, strict=True)]
-    yield result(f"{name}, two servers of one: {how}", scaled, "", least=LEAST, reference=f"{name}, two servers")
+    yield result(f"{name}, two servers of one: {how}", scaled, "", least=LEAST)
     yield result(f"{name}, one server, its processor time", one.of_server[-ROUNDS:], " µs")
     yield result(f"{name}, two servers, their processor time", two.of_server[-ROUNDS:], " µs")
     yield result(f"{name}, two servers, the store's", two.of_store[-ROUNDS:], " µs")

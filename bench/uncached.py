@@ -14,7 +14,7 @@ from functools import cache
 import aiohttp
 import uvloop
 
-from bench.authorization_server import RESOURCE, SECRET, Contents, valkey
+from bench.authorization_server import RESOURCE, SECRET, Contents, basic, valkey
 from bench.authorization_server import authorization_server as serving
 from bench.bearer import answer, held, protected, receiver, request, swallow
 from bench.load import CLIENT_CORE
@@ -65,7 +65,7 @@ async def ways(stack: AsyncExitStack, issuer: str) -> Ways:
     guarded, answers, made = protection.guard(answer), tokens.source, cache(request)
     assert isinstance(answers, IntrospectionCache)
     session = await stack.enter_async_context(
-        aiohttp.ClientSession(auth=aiohttp.BasicAuth(_RESOURCE_CLIENT, SECRET), cookie_jar=aiohttp.DummyCookieJar())
+        aiohttp.ClientSession(headers={"Authorization": basic(_RESOURCE_CLIENT)}, cookie_jar=aiohttp.DummyCookieJar())
     )
 
     async def keystile(token: str) -> None:
@@ -103,7 +103,10 @@ def measure(quick: bool) -> list[Result]:
     count = 600 if quick else 3_000
     with valkey() as store_port, serving(store_port) as target:
         tokens = Contents(store_port).access_tokens(count, target.url)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, held(runner, lambda stack: ways(stack, target.url)) as both:
+        with (
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            held(runner, lambda stack: ways(stack, target.url)) as both,
+        ):
 
             def measured(check: Check, at_once: int) -> Callable[[], float]:
                 def once() -> float:
