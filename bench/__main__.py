@@ -81,7 +81,9 @@ def defaults(*, quick: bool) -> list[str]:
 def chosen(arguments: list[str] | None = None) -> Chosen:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two minutes for all of them; see docs/performance.md")
+    parser.add_argument(
+        "--quick", action="store_true", help="two minutes for those that are in it; see docs/performance.md"
+    )
     parser.add_argument("--plots", action="store_true", help="draw docs/performance/*.svg of what is measured")
     parser.add_argument("--reference", action="store_true", help="as --quick, and write bench/reference.json from it")
     parser.add_argument(
