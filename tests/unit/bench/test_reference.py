@@ -114,6 +114,15 @@ def test_a_quick_run_repeats_a_measure_that_broke_off_and_fails_if_it_does_so_ag
         bench.main()
 
 
+def test_a_quick_run_begins_nothing_once_its_time_is_over(
+    runs: list[Iterator[Result]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "BEGINS_WITHIN_SECONDS", 0)
+    assert bench.main() == 0
+    assert capsys.readouterr().out.count("is left out") == 2
+    assert not runs
+
+
 def test_the_reference_is_written_from_a_quick_run() -> None:
     asked = bench.chosen(["--reference", "authorization"])
     assert asked == bench.Chosen(["authorization"], quick=True, plots=False, writes_reference=True)
