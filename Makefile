@@ -22,7 +22,7 @@ clients: ## clients and a server that others made (Node.js 22.19 and up); ARGS="
 	@scripts/venv test
 	@$(BIN)/python -m pytest tests/clients $(ARGS)
 
-bench: ## what Keystile costs, beside others; half an hour. ARGS=--quick: some minutes, ARGS=soak: memory
+bench: ## what Keystile costs, beside others; half an hour. ARGS=--quick: two minutes, ARGS=soak: memory
 	@scripts/venv test
 	@$(BIN)/python -m bench $(ARGS)
 

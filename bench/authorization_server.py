@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import yaml
@@ -141,8 +142,10 @@ class Contents:
         self.client = Redis(port=store_port, decode_responses=True)
 
     def used_bytes(self) -> int:
-        """What the store's data takes."""
-        return int(self.client.info("memory")["used_memory_dataset"])
+        """What the store takes in memory, with the tables in which it finds its keys."""
+        # Their buffers are no part of what is stored.
+        self.client.connection_pool.disconnect()
+        return int(self.client.info("memory")["used_memory"])
 
     def access_tokens(self, count: int, issuer: str) -> list[str]:
         """Live opaque tokens of `machine`."""
@@ -168,19 +171,26 @@ class Contents:
         """Some of them, always the same ones of as many."""
         return self._random.sample(texts, count)
 
-    def codes(self, count: int) -> list[str]:
-        """Codes that a user has consented to; they live for ten minutes here, so that all can be made beforehand."""
-        asyncio.run(self._client_and_user())
+    def codes(self, count: int, users: Sequence[str] = (_SUB,)) -> list[str]:
+        """Codes that users have consented to in turn; they live for ten minutes, so that all can be made beforehand.
+
+        Args:
+            count: how many.
+            users: their subjects, which are added if they are not there.
+        """
+        asyncio.run(self._client_and_users(users))
         create = self.client.script_load(scripts.read_for_grant("create_grant"))
         listed = self.client.script_load(scripts.read_for_grant("list_grant"))
         made = [opaque.new_code(opaque.new_grant_id()) for _ in range(count)]
+        turn = cycle(users)
         for start in range(0, count, 1000):
             pipeline = self.client.pipeline(transaction=False)
             for code in made[start : start + 1000]:
-                for listing in (f"ks:grants:client:{CLIENT}", f"ks:grants:user:{_SUB}"):
+                sub = next(turn)
+                for listing in (f"ks:grants:client:{CLIENT}", f"ks:grants:user:{sub}"):
                     pipeline.evalsha(listed, 1, listing, code.grant_id, 3600_000)
                 document = {
-                    "state": "code", "sub": _SUB, "client_id": CLIENT, "resource": RESOURCE, "scopes": SCOPE,
+                    "state": "code", "sub": sub, "client_id": CLIENT, "resource": RESOURCE, "scopes": SCOPE,
                     "code": {"hash": code.hash, "challenge": PKCE.challenge, "redirect_uri": CALLBACK},
                     "access_tokens": {},
                 }  # fmt: skip
@@ -188,7 +198,7 @@ class Contents:
             pipeline.execute()
         return [each.text for each in made]
 
-    async def _client_and_user(self) -> None:
+    async def _client_and_users(self, users: Sequence[str]) -> None:
         settings = StoreSettings(url=f"redis://127.0.0.1:{self._port}/0", connect_timeout_seconds=2)
         store = connect(settings, StoreMetrics(CollectorRegistry()), NoOpTracer())
         public = Client(
@@ -199,7 +209,9 @@ class Contents:
             grant_types=("authorization_code", "refresh_token"),
         )
         try:
-            await UserStore(store).add(User(_SUB, "bench", "no password", disabled=False, created=int(time.time())))
+            now = int(time.time())
+            for sub in users:
+                await UserStore(store).add(User(sub, sub, "no password", disabled=False, created=now))
             await ClientStore(store).add(CLIENT, public.to_json(), seconds=None)
         finally:
             await store.close()

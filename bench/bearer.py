@@ -8,8 +8,9 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,18 +23,21 @@ from keystile_common.limits import LimitsMiddleware
 from keystile_common.metrics import McpMetrics
 from keystile_common.settings import TraceSettings
 from keystile_mcp.protection import Protection
-from keystile_mcp.settings import MAX_BODY_BYTES
+from keystile_mcp.settings import MAX_BODY_BYTES, McpSettings
 from keystile_mcp.streams import OpenStreams
-from keystile_mcp.token_source import token_source
+from keystile_mcp.token_source import Tokens, token_source
 from tests.integration.mcp.resource_server import authorization_server, modern_headers, tool_call
 
 RESOURCE = "http://127.0.0.1:3232/mcp"
 CORE = 1
 _PARTS = 10
+
+HeldT = TypeVar("HeldT")
+
 _ANSWER = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"hello"}],"isError":false}}'
 
 
-async def _answer(_: Scope, receive: Receive, send: Send) -> None:
+async def answer(_: Scope, receive: Receive, send: Send) -> None:
     await receive()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_ANSWER)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -43,7 +47,7 @@ async def _answer(_: Scope, receive: Receive, send: Send) -> None:
 class _Nothing:
     """A backend that answers and does nothing else, so that what is in front of it shows."""
 
-    app: ASGIApp = staticmethod(_answer)
+    app: ASGIApp = staticmethod(answer)
     reads_elsewhere = False
 
     @contextlib.asynccontextmanager
@@ -54,11 +58,12 @@ class _Nothing:
         return frozenset({"echo"})
 
 
-async def _swallow(_: Message) -> None:
+async def swallow(_: Message) -> None:
     pass
 
 
-def _request() -> tuple[Scope, bytes]:
+def request(token: str = TOKEN) -> tuple[Scope, bytes]:
+    """A call of `echo` with this token."""
     body = json.dumps(tool_call("echo", {"text": "hello"})).encode()
     named = {"host": "127.0.0.1:3232", "content-type": "application/json", "content-length": str(len(body))}
     scope = {
@@ -71,7 +76,7 @@ def _request() -> tuple[Scope, bytes]:
         "raw_path": b"/mcp",
         "query_string": b"",
         "root_path": "",
-        "headers": [(k.lower().encode(), v.encode()) for k, v in {**named, **modern_headers("echo", TOKEN)}.items()],
+        "headers": [(k.lower().encode(), v.encode()) for k, v in {**named, **modern_headers("echo", token)}.items()],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 3232),
         "state": {},
@@ -79,7 +84,7 @@ def _request() -> tuple[Scope, bytes]:
     return scope, body
 
 
-def _receiver(body: bytes) -> Callable[[], Awaitable[Message]]:
+def receiver(body: bytes) -> Callable[[], Awaitable[Message]]:
     unread = True
 
     async def receive() -> Message:
@@ -93,12 +98,12 @@ def _receiver(body: bytes) -> Callable[[], Awaitable[Message]]:
 
 
 def _timed(runner: asyncio.Runner, app: ASGIApp, calls: int) -> Callable[[], float]:
-    scope, body = _request()
+    scope, body = request()
 
     async def part() -> float:
         began = time.perf_counter()
         for _ in range(calls // _PARTS):
-            await app({**scope}, _receiver(body), _swallow)
+            await app({**scope}, receiver(body), swallow)
         return (time.perf_counter() - began) / (calls // _PARTS) * 1_000_000
 
     return lambda: min(runner.run(part()) for _ in range(_PARTS))
@@ -108,49 +113,72 @@ async def _protection(stack: AsyncExitStack) -> Protection:
     scripted = await stack.enter_async_context(authorization_server())
     scripted.resource = RESOURCE
     scripted.issue(token=TOKEN, exp=4_000_000_000)
+    protection, _ = await protected(stack, settings(RESOURCE, scripted.issuer))
+    return protection
+
+
+async def protected(stack: AsyncExitStack, chosen: McpSettings) -> tuple[Protection, Tokens]:
+    """All that is in front of the tools, before a backend that does nothing; and how it finds out about tokens."""
     metrics = McpMetrics(CollectorRegistry(), "bench")
-    chosen = settings(RESOURCE, scripted.issuer)
     tracing = traces.configure(TraceSettings(), "keystile-mcp", "bench")
+    tokens = token_source(chosen, metrics, tracing.tracer, time.time)
     protection = Protection(
         chosen,
-        token_source(chosen, metrics, tracing.tracer, time.time),
+        tokens,
         metrics,
         AuditLog([StreamSink("stdout", io.StringIO())], metrics.audit),
         streams=OpenStreams(),
         backend=_Nothing(),
     )
     await stack.enter_async_context(protection.running())
-    return protection
+    return protection, tokens
+
+
+@contextlib.contextmanager
+def held(runner: asyncio.Runner, enter: Callable[[AsyncExitStack], Awaitable[HeldT]]) -> Iterator[HeldT]:
+    """What `enter` makes, while the block runs `runner`'s loop now and then."""
+    stop = asyncio.Event()
+    ready: asyncio.Queue[HeldT] = asyncio.Queue()
+
+    async def hold() -> None:
+        # One task enters and leaves: the SDK's task groups ask for it.
+        async with AsyncExitStack() as stack:
+            await ready.put(await enter(stack))
+            await stop.wait()
+
+    async def start() -> tuple["asyncio.Task[None]", HeldT]:
+        holding, getting = asyncio.create_task(hold()), asyncio.create_task(ready.get())
+        await asyncio.wait([holding, getting], return_when=asyncio.FIRST_COMPLETED)
+        if holding.done():
+            getting.cancel()
+            await holding
+        return holding, await getting
+
+    async def end(holding: "asyncio.Task[None]") -> None:
+        stop.set()
+        await holding
+
+    holding, made = runner.run(start())
+    try:
+        yield made
+    finally:
+        runner.run(end(holding))
+
+
+async def _apps(stack: AsyncExitStack) -> dict[str, ASGIApp]:
+    protection, sdk = await _protection(stack), bare()
+    await stack.enter_async_context(sdk.router.lifespan_context(sdk))
+    limited = LimitsMiddleware(protection.endpoint, MAX_BODY_BYTES)
+    return {"none": answer, "bearer": protection.guard(answer), "all": limited, "sdk": sdk}
 
 
 def measure(quick: bool) -> list[Result]:
     """Microseconds of both, and the bearer's share of a call of a tool in the SDK's server."""
     pin(CORE)
     calls = 10_000 if quick else 40_000
-    stop = asyncio.Event()
-    ready: asyncio.Queue[dict[str, ASGIApp]] = asyncio.Queue()
-
-    async def hold() -> None:
-        # One task enters and leaves: the SDK's task groups ask for it.
-        async with AsyncExitStack() as stack:
-            protection, sdk = await _protection(stack), bare()
-            await stack.enter_async_context(sdk.router.lifespan_context(sdk))
-            limited = LimitsMiddleware(protection.endpoint, MAX_BODY_BYTES)
-            await ready.put({"none": _answer, "bearer": protection.guard(_answer), "all": limited, "sdk": sdk})
-            await stop.wait()
-
-    async def start() -> tuple["asyncio.Task[None]", dict[str, ASGIApp]]:
-        return asyncio.create_task(hold()), await ready.get()
-
-    async def end(held: "asyncio.Task[None]") -> None:
-        stop.set()
-        await held
-
-    with asyncio.Runner() as runner:
-        held, apps = runner.run(start())
+    with asyncio.Runner() as runner, held(runner, _apps) as apps:
         sizes = {"sdk": calls // 20}
         found = interleaved({name: _timed(runner, app, sizes.get(name, calls)) for name, app in apps.items()})
-        runner.run(end(held))
     bearer = [with_it - without for with_it, without in zip(found["bearer"], found["none"], strict=True)]
     everything = [with_it - without for with_it, without in zip(found["all"], found["none"], strict=True)]
     return [

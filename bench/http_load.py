@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import chain
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -31,32 +31,49 @@ class Answers:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; counts down what all of them have left to do together."""
+    """One connection, which waits to be told to begin."""
 
-    def __init__(self, make: Next, left: list[int], answers: Answers, done: "asyncio.Future[None]") -> None:
-        self._make = make
-        self._left = left
-        self._answers = answers
-        self._done = done
+    def __init__(self) -> None:
         self._buffer = b""
+        self._done: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
+
+    def begin(self, make: Next, left: list[int], answers: Answers) -> "asyncio.Future[None]":
+        """Send one request after another, and count down what all connections have left to do together.
+
+        Returns:
+            What is done when nothing is left and the last answer is here, or the server has closed the connection.
+        """
+        self._make = make
+        self._left = left
+        self._answers = answers
+        self._done = done = asyncio.get_running_loop().create_future()
         self._send(None)
+        return done
+
+    def close(self) -> None:
+        self._transport.close()
 
     def _send(self, body: bytes | None) -> None:
-        if self._left[0] <= 0:
-            self._transport.close()
+        if self._left[0] <= 0 or self._transport.is_closing():
+            self._end()
             return
         self._left[0] -= 1
         self._began = time.perf_counter()
         self._transport.write(self._make(body))
 
+    def _end(self) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
     def data_received(self, data: bytes) -> None:
         try:
             self._received(self._buffer + data)
         except Exception as problem:  # noqa: BLE001 (uvloop would only log it, and the caller wait for ever)
-            self._done.set_exception(problem)
+            if self._done is not None and not self._done.done():
+                self._done.set_exception(problem)
 
     def _received(self, data: bytes) -> None:
         self._buffer = data
@@ -74,8 +91,7 @@ class _Connection(asyncio.Protocol):
         self._send(data[head + 4 :])
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's)
-        if not self._done.done():
-            self._done.set_result(None)
+        self._end()
 
 
 def form_request(url: str, parameters: dict[str, str], authorization: str = "") -> bytes:
@@ -91,23 +107,59 @@ def form_request(url: str, parameters: dict[str, str], authorization: str = "") 
     return ("\r\n".join(lines) + f"\r\n\r\n{body}").encode()
 
 
+@dataclass(frozen=True)
+class Load:
+    """So many requests to one server, on a connection for each of `makers`."""
+
+    url: str
+    requests: int
+    makers: list[Next]
+
+
 def run(url: str, requests: int, makers: list[Next]) -> Answers:
     """Send so many requests, on a connection for each of `makers`."""
+    return run_together([Load(url, requests, makers)])
+
+
+def run_together(loads: list[Load], *, used_before: bool = False) -> Answers:
+    """Load several servers at the same time.
+
+    Args:
+        loads: what each is sent. Every connection is open before the first request.
+        used_before: whether a request that does not count is sent and answered on each connection at first, so that
+            the servers have accepted all of them.
+
+    Returns:
+        The answers of all of them.
+    """
     answers = Answers()
-    to = urlsplit(url)
-    host, port = str(to.hostname), to.port or 80
-
-    async def together() -> None:
-        loop = asyncio.get_running_loop()
-        left = [requests]
-        ends: list[asyncio.Future[None]] = [loop.create_future() for _ in makers]
-        began = time.perf_counter()
-        for make, end in zip(makers, ends, strict=True):
-            await loop.create_connection(partial(_Connection, make, left, answers, end), host, port)
-        await asyncio.gather(*ends)
-        answers.seconds = time.perf_counter() - began
-
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(together())
-    assert len(answers.taken) == requests, "the server closed a connection"
+        runner.run(_together(loads, answers, used_before=used_before))
+    assert len(answers.taken) == sum(load.requests for load in loads), "a server closed a connection"
     return answers
+
+
+async def _together(loads: list[Load], answers: Answers, *, used_before: bool) -> None:
+    opened = [await _open(load) for load in loads]
+    if used_before:
+        await _send([len(each) for each in opened], loads, opened, Answers())
+    began = time.perf_counter()
+    await _send([load.requests for load in loads], loads, opened, answers)
+    answers.seconds = time.perf_counter() - began
+    for connection in chain.from_iterable(opened):
+        connection.close()
+
+
+async def _open(load: Load) -> list[_Connection]:
+    loop, to = asyncio.get_running_loop(), urlsplit(load.url)
+    host, port = str(to.hostname), to.port or 80
+    return [(await loop.create_connection(_Connection, host, port))[1] for _ in load.makers]
+
+
+async def _send(counts: list[int], loads: list[Load], opened: list[list[_Connection]], answers: Answers) -> None:
+    ends = []
+    for count, load, connections in zip(counts, loads, opened, strict=True):
+        left = [count]
+        pairs = zip(connections, load.makers, strict=True)
+        ends += [connection.begin(make, left, answers) for connection, make in pairs]
+    await asyncio.gather(*ends)

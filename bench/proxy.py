@@ -7,7 +7,7 @@ from bench.rounds import Result, interleaved, pin, result
 def measure(quick: bool) -> list[Result]:
     """Medians of both, and the difference."""
     pin(CLIENT_CORE)
-    seconds = 1.5 if quick else 5.0
+    seconds = 0.5 if quick else 5.0
     with server("bare") as bare, server("proxy", bare.url) as proxy:
         measures = {"direct": lambda: median_ms(bare.url, seconds), "proxy": lambda: median_ms(proxy.url, seconds)}
         found = interleaved(measures)

@@ -78,6 +78,14 @@ def ratios(of: list[float], to: list[float]) -> list[float]:
     return [one / other for one, other in zip(of, to, strict=True)]
 
 
+def cores() -> int:
+    """How many there are to choose from."""
+    known = os.environ.get(_CORES)
+    if known:
+        return len(known.split(","))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pin(core: int) -> None:
     """Stay on one core (Linux; elsewhere the kernel decides). There may be fewer cores than asked for."""
     if hasattr(os, "sched_setaffinity"):

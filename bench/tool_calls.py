@@ -11,7 +11,7 @@ CONNECTIONS = 16
 def measure(quick: bool) -> list[Result]:
     """Calls a second of both, their ratio, and the ratio of what a call takes of the server's core."""
     pin(CLIENT_CORE)
-    seconds = 2.0 if quick else 6.0
+    seconds = 0.7 if quick else 6.0
     cpu: dict[str, list[float]] = {"bare": [], "keystile": []}
 
     def measured(name: str, target: Server) -> Callable[[], float]:
@@ -33,5 +33,5 @@ def measure(quick: bool) -> list[Result]:
         result("their ratio", ratios(found["keystile"], found["bare"]), "", least=0.9),
         result("processor time a call, SDK alone", spent["bare"], " µs"),
         result("processor time a call, Keystile", spent["keystile"], " µs"),
-        result("their ratio", ratios(spent["bare"], spent["keystile"]), "", least=0.9),
+        result("their ratio", ratios(spent["bare"], spent["keystile"]), "", least=0.9, reference="tool calls"),
     ]

@@ -9,10 +9,13 @@ import pytest
 
 from bench.__main__ import LONG, MEASURES, NAMED, defaults
 from bench.authorization import GOALS
-from bench.load import ROOT
+from bench.connections import Callers
+from bench.http_load import Answers
+from bench.load import ROOT, Server
 from bench.peers import environment, servers
 from bench.peers.authorization import goal, tokens_in
 from bench.peers.environment import MissingError, pinned_version
+from bench.pods import Pods, at_most
 from bench.rounds import result
 from bench.soak import growth
 from bench.startup import is_ready, seconds_until_ready
@@ -27,6 +30,30 @@ def test_what_takes_long_is_not_in_the_quick_run() -> None:
 def test_a_result_knows_its_rounds_and_its_bound() -> None:
     line = result("ratio", [0.5, 0.7, 0.6], "", least=0.55)
     assert (line.least, line.median, line.most, line.bound, line.met) == (0.5, 0.6, 0.7, 0.55, True)
+
+
+def test_servers_answer_what_they_or_their_store_have_time_for() -> None:
+    assert at_most(1, 100.0, 10.0) == 10_000
+    assert at_most(2, 100.0, 10.0) == 20_000
+    assert at_most(2, 100.0, 80.0) == 12_500
+
+
+def test_a_neighbour_with_a_store_of_its_own_makes_no_second_server() -> None:
+    process = Server(subprocess.Popen([sys.executable, "-c", "pass"]), "")
+    process.process.wait()
+    alone = Pods([process] * 2, [process] * 2, [], of_server=[1.0, 100.0], of_store=[1.0, 10.0])
+    shared = Pods([process] * 2, [process], [], of_server=[100.0], of_store=[10.0])
+    assert alone.possible()[-1] == 10_000
+    assert shared.possible() == [20_000]
+
+
+def test_refusals_on_many_connections_are_counted_and_none_may_be() -> None:
+    callers = Callers("http://127.0.0.1:1", 1, [b""])
+    callers.answers = [Answers(1.0, [0.001] * 99 + [0.5], [b"HTTP/1.1 503"]), Answers(1.0, [0.002] * 100)]
+    refused, late, middle = callers.rows("introspection", [500.0, 2.0], 60)
+    assert (refused.least, refused.most, refused.met) == (0, 1, False)
+    assert (late.median, late.met) == (251, False)
+    assert (middle.least, middle.most) == (1, 2)
 
 
 def test_growth_is_from_when_all_has_settled_to_the_end() -> None:
