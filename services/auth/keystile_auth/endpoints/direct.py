@@ -1,4 +1,4 @@
-"""The way past the framework, for the endpoints that programs ask all day; docs/decisions/0030 has the figures."""
+"""The way past the framework, for the endpoints that programs ask all day; docs/decisions/0029 has the figures."""
 
 from collections.abc import Mapping
 
