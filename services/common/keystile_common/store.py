@@ -97,8 +97,12 @@ class Store:
         """As `operation`, for a command that waits for something to happen: how long it took says nothing."""
         return Waiting(name, self._metrics)
 
-    async def wait_until_reachable(self, seconds: float) -> None:
+    async def wait_until_reachable(self, seconds: float, *, quietly: bool = False) -> None:
         """Wait for a store that is being started, too.
+
+        Args:
+            seconds: how long.
+            quietly: leave it out of the log that somebody is waiting.
 
         Raises:
             StoreUnavailableError: it did not answer within `seconds`.
@@ -114,7 +118,8 @@ class Store:
                     raise StoreUnsuitableError(refusal) from None
                 if time.monotonic() + _START_INTERVAL_SECONDS > deadline:
                     raise
-                _log.info("waiting for the store", problem=str(problem))
+                if not quietly:
+                    _log.info("waiting for the store", problem=str(problem))
                 await asyncio.sleep(_START_INTERVAL_SECONDS)
             else:
                 return

@@ -21,6 +21,8 @@ from keystile_common.store import Store, connect
 
 _T = TypeVar("_T")
 DATA_FOLDER = ".keystile"
+_REACH_SECONDS = 5.0
+"""Network policies let a new pod of a CronJob reach the store some moments after it was started."""
 
 
 class CommandError(Exception):
@@ -84,6 +86,7 @@ async def open_session(settings: AuthSettings | None = None) -> AsyncIterator[Se
     audit = AuditLog([_sink(settings.audit.file)], metrics.audit)
     store = connect(settings.store, metrics.store, NoOpTracer(), settings.store.durability)
     try:
+        await store.wait_until_reachable(_REACH_SECONDS, quietly=True)
         yield Session(settings, store, audit)
     finally:
         audit.close()
