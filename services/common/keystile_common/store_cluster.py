@@ -17,6 +17,7 @@ from redis.asyncio.client import Redis
 from redis.commands import AsyncCoreCommands
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from keystile_common import tasks
 from keystile_common.settings import StoreSettings
 from keystile_common.store_batch import Batch, Command
 from keystile_common.store_client import LONGEST_SECONDS, Client, address, client_of, server_options, tls_options
@@ -233,9 +234,7 @@ class Cluster(_Commands):  # type: ignore[misc]
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks)
         for client in [*self._clients.values(), *self._departed]:
             with contextlib.suppress(exceptions.RedisError, OSError):
                 await client.aclose()

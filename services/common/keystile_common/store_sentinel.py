@@ -15,6 +15,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 
+from keystile_common import tasks
 from keystile_common.settings import StoreSettings
 from keystile_common.store_client import (
     Client,
@@ -86,10 +87,7 @@ class Sentinels:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        tasks = [*self._late, *([self._asking] if self._asking else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(*self._late, *([self._asking] if self._asking else []))
         for client in self._clients:
             await client.aclose()
 
@@ -151,8 +149,7 @@ class MasterPool(SentinelConnectionPool, BlockingConnectionPool):
     async def aclose(self) -> None:
         """Close every connection, those to the sentinels too."""
         if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+            await tasks.end(self._looking)
         await super().aclose()
         await self.sentinel_manager.aclose()
 

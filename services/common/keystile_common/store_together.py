@@ -21,6 +21,8 @@ from redis import exceptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
+from keystile_common import tasks
+
 MAX_CONVERSATIONS = 2
 """Connections used at a time; more of them make smaller batches, fewer let one slow answer hold up everybody."""
 MAX_TOGETHER = 256
@@ -92,10 +94,7 @@ class Together:
 
     async def close(self) -> None:
         """End what is under way; whoever waits gets a `ConnectionError`."""
-        tasks = list(self._conversations)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(*self._conversations)
         _fail(self._waiting, exceptions.ConnectionError("the store's client was closed"))
 
     async def _converse(self) -> None:

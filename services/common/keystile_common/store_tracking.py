@@ -20,6 +20,7 @@ from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
 from redis.maint_notifications import MaintNotificationsConfig
 
+from keystile_common import tasks
 from keystile_common.store_client import Client
 
 LEASE_SECONDS = 1.5
@@ -60,8 +61,7 @@ class ChangedKeys:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await tasks.end(self._task)
 
     async def _follow_always(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from typing import Protocol, Self
 
 import structlog
 
+from keystile_common import tasks
 from keystile_common.metrics import McpMetrics
 from keystile_common.store import StoreUnavailableError
 from keystile_mcp.hearing import Hearing, Revocable
@@ -160,8 +161,7 @@ class SharedDelivery:
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+            await tasks.end(self._running)
         self._hearing.close()
         await self._store.close()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeVar
 
+from keystile_common import tasks
 from keystile_common.metrics import McpMetrics
 from keystile_mcp.introspection_answer import ActiveToken, IntrospectionError
 from keystile_mcp.issuers import Issuer
@@ -138,9 +139,7 @@ class IntrospectionCache:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks)
 
     def _begin_generation(self) -> None:
         self._generation += 1

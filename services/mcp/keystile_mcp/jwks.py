@@ -1,7 +1,6 @@
 """The issuer's public keys (RFC 7517), fetched once for all requests and kept while the issuer is away."""
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from types import TracebackType
 import aiohttp
 import structlog
 
+from keystile_common import tasks
 from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 from keystile_common.jws import Key, public_keys
@@ -76,9 +76,7 @@ class IssuerKeys(HttpClient):
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._asking is not None:
-            self._asking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._asking
+            await tasks.end(self._asking)
         await super().__aexit__(kind, problem, traceback)
 
     @property

@@ -21,6 +21,7 @@ from typing import Any, Self
 import aiohttp
 import structlog
 
+from keystile_common import tasks
 from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 from keystile_common.metrics import McpMetrics
@@ -91,8 +92,7 @@ class Revocations:
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+            await tasks.end(self._running)
         self._hearing.close()
         await self._keys.__aexit__(kind, problem, traceback)
         await self._poll.__aexit__(kind, problem, traceback)

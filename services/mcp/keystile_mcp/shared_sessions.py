@@ -22,6 +22,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCMessage, jsonrpc_m
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keystile_common import tasks
 from keystile_common.health import RETRY_AFTER_SECONDS
 from keystile_common.metrics import McpMetrics
 from keystile_common.store import StoreUnavailableError
@@ -140,7 +141,7 @@ class SharedSessions:
             try:
                 yield
             finally:
-                living.cancel()
+                await tasks.end(living)
             # Whoever asks for them now learns at once that they are gone.
             with contextlib.suppress(StoreUnavailableError):
                 await self._sessions.end(self._manager.session_ids)

@@ -5,7 +5,9 @@ import secrets
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from tests.auth_server import MASTER_KEY, AuthServer
 from tests.operator import RESOURCES, Ended, Operator
 from tests.password_hashes import FORMS, PASSWORD, keycloak_credential
 from tests.person import Person
-from tests.stores import settings_of
+from tests.stores import Server, Site, settings_of
+from tests.tcp_proxy import tcp_proxy
 
 
 def name() -> str:
@@ -178,13 +181,43 @@ def test_more_users_than_are_taken_at_once_come_each_with_what_the_file_says(
     assert {user for number, user in enumerate(users) if number not in {600, 601}} <= set(exported)
 
 
-def test_a_store_that_goes_away_says_how_to_go_on(operator: Operator, tmp_path: Path) -> None:
+def test_a_store_that_does_not_answer_is_said_before_anything_is_read(operator: Operator, tmp_path: Path) -> None:
     (tmp_path / "users").write_text(f"username\n{name()}\n")
     away = {"KEYSTILE_STORE": '{"url": "unix:///nowhere/valkey.sock"}'}
     ended = operator.run("users", "import", str(tmp_path / "users"), "--format", "csv", **away)
     assert ended.code == 2
-    assert "Begin the same import again: it goes on." in ended.problem
-    assert "The store does not answer." in ended.problem
+    assert ended.problem == "The store does not answer. Is it running, and is store.url right?"
+
+
+def test_a_store_that_goes_away_says_how_to_go_on_and_the_same_import_goes_on(tmp_path: Path) -> None:
+    server, users = Server(Site(tmp_path), "one"), [name() for _ in range(20_000)]
+    server.start()
+    try:
+        with tcp_proxy(server.port) as proxy:
+            operator = Operator(f"redis://127.0.0.1:{proxy.port}/0")
+            content = "\n".join(json.dumps({"username": user}) for user in users)
+
+            def cut_after_some() -> None:
+                while len(proxy.seen) < 100_000:
+                    time.sleep(0.005)
+                proxy.is_mute = True
+
+            cutting = Thread(target=cut_after_some)
+            cutting.start()
+            ended = imported(operator, tmp_path, content)
+            cutting.join()
+            assert ended.code == 2
+            assert "Broken off." in ended.problem
+            assert "Begin the same import again: it goes on." in ended.problem
+            assert "The store does not answer." in ended.problem
+            proxy.is_mute = False
+            again = imported(operator, tmp_path, content)
+            assert again.code == 0
+            assert "20000 users read" in again.output
+            exported = [json.loads(line)["username"] for line in operator.run("users", "export").output.splitlines()]
+            assert sorted(exported) == sorted(users)
+    finally:
+        server.stop()
 
 
 def test_users_that_are_there_are_left_alone_unless_they_are_to_be_updated(

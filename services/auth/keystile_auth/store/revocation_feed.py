@@ -5,11 +5,11 @@ is read.
 """
 
 import asyncio
-import contextlib
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 
 from keystile_auth.store.revocations import RETAINED, EntryId, Revocation, RevocationStore
+from keystile_common import tasks
 from keystile_common.store import StoreUnavailableError
 
 MOST_WAITING = 1_000
@@ -96,9 +96,7 @@ class RevocationFeed:
         """Stop, and read no more."""
         await self.stop()
         if self._reading is not None:
-            self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
+            await tasks.end(self._reading)
 
     async def _catch_up(self, place: Place | None) -> None:
         if self._reading is None or self._reading.done():

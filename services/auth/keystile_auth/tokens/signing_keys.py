@@ -17,6 +17,7 @@ from prometheus_client import Gauge
 
 from keystile_auth.store.signing_keys import Rotation, SigningKeyStore
 from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
+from keystile_common import tasks
 from keystile_common.jws import LEEWAY_SECONDS
 from keystile_common.store import StoreUnavailableError
 
@@ -161,9 +162,7 @@ class SigningKeys:
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await tasks.end(task)
 
     async def _watch(self) -> None:
         while True:
