@@ -24,6 +24,7 @@ from tests.integration.mcp.resource_server import (
     _loopback,
     modern_headers,
     open_session,
+    post_patiently,
     resource_server,
     tool_call,
 )
@@ -360,7 +361,7 @@ async def test_a_thousand_sessions_on_two_replicas_never_get_each_others_answers
         for turn in range(2):
             asked = number * 10 + turn
             server = pair.servers[(number + turn) % 2]
-            answer = await http.post(server.url, headers=headers, json=call(asked))
+            answer = await post_patiently(http, server.url, headers, call(asked))
             assert result_of(answer, asked) == f"text {asked}"
 
     async with httpx2.AsyncClient(timeout=30, headers={"Host": "tools.example.com"}) as http:
