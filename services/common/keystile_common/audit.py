@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from prometheus_client import Counter
 
+from keystile_common.compact_json import to_json
 from keystile_common.metrics import AuditMetrics
 from keystile_common.settings import AuditSettings, SettingsError
 from keystile_common.traces import trace_id
@@ -28,8 +29,6 @@ FIRST = "0" * 64
 """What stands for the previous hash in the first event of a chain."""
 
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
-"""As `json.dumps`, which makes an encoder anew for each line."""
 _REMEMBERED = 1024
 """So many actors and targets are kept as the JSON they become: the same few come again and again."""
 
@@ -172,7 +171,7 @@ class AuditLog:
         event = (
             f'{{"audit":true,"time":"{time}Z","type":"{kind}","id":"{identifier}","outcome":{_text(outcome)},'
             f'"reason":{_text(reason)},"actor":{_actor(actor)},"target":{_target(tuple((target or {}).items()))},'
-            f'"trace_id":{_to_json(trace_id())}'
+            f'"trace_id":{to_json(trace_id())}'
         )
         for sink in self._sinks:
             try:
@@ -204,17 +203,17 @@ def configure(settings: AuditSettings, metrics: AuditMetrics) -> AuditLog:
 
 @lru_cache(_REMEMBERED)
 def _text(value: str | None) -> str:
-    return _to_json(value)
+    return to_json(value)
 
 
 @lru_cache(_REMEMBERED)
 def _actor(actor: Actor) -> str:
-    return _to_json({"sub": actor.sub, "client_id": actor.client_id, "ip": actor.ip})
+    return to_json({"sub": actor.sub, "client_id": actor.client_id, "ip": actor.ip})
 
 
 @lru_cache(_REMEMBERED)
 def _target(target: tuple[tuple[str, str], ...]) -> str:
-    return _to_json(dict(target))
+    return to_json(dict(target))
 
 
 def _chained(event: str, chain: tuple[int, str]) -> tuple[str, tuple[int, str]]:

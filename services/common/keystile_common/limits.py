@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,12 +40,16 @@ class LimitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        most = self._others.get(scope["path"], self._max_body) if scope["type"] == "http" else 0
-        refusal = self._refusal(scope, most) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self._others.get(scope["path"], self._max_body)
+        head = _head_of(scope)
+        refusal = _refusal(scope, head, most)
         if refusal is not None:
             await _discard(receive)
             await _refuse(send, *refusal)
-        elif scope["type"] != "http" or _is_as_long_as_it_says(scope):
+        elif head.says_how_long:
             await self._app(scope, receive, send)
         else:
             await self._serve(scope, receive, send, most)
@@ -60,32 +65,46 @@ class LimitsMiddleware:
             await _discard(receive)
             await _refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _body_sentence(most))
 
-    def _refusal(self, scope: Scope, most: int) -> tuple[HTTPStatus, str] | None:
-        if len(scope["query_string"]) > MAX_QUERY_BYTES:
-            return HTTPStatus.REQUEST_URI_TOO_LONG, f"the query must be at most {MAX_QUERY_BYTES} bytes"
-        size, lengths = 0, []
-        for name, value in scope["headers"]:  # once for both: this runs on every request
-            size += len(name) + len(value)
-            if name == b"content-length":
-                lengths.append(value)
-        if size > MAX_HEADER_BYTES:
-            return (
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                f"all headers together must be at most {MAX_HEADER_BYTES} bytes",
-            )
-        for value in lengths:
-            if not value.isdigit():
-                return HTTPStatus.BAD_REQUEST, "Content-Length must be a number"
-        for value in lengths:
-            if len(value) > _MAX_DIGITS or int(value) > most:
-                return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _body_sentence(most)
-        return None
+
+class _Head(NamedTuple):
+    """What the limits ask of a request's headers."""
+
+    size: int
+    lengths: list[bytes]
+    is_chunked: bool
+
+    @property
+    def says_how_long(self) -> bool:
+        """Whether the web server holds the body to the one Content-Length that was looked at."""
+        return len(self.lengths) == 1 and not self.is_chunked
 
 
-def _is_as_long_as_it_says(scope: Scope) -> bool:
-    """Whether the web server holds the body to the one Content-Length that was looked at."""
-    names = [name for name, _ in scope["headers"]]
-    return names.count(b"content-length") == 1 and b"transfer-encoding" not in names
+def _head_of(scope: Scope) -> _Head:
+    size, lengths, is_chunked = 0, [], False
+    for name, value in scope["headers"]:  # once for all: this runs on every request
+        size += len(name) + len(value)
+        if name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            is_chunked = True
+    return _Head(size, lengths, is_chunked)
+
+
+def _refusal(scope: Scope, head: _Head, most: int) -> tuple[HTTPStatus, str] | None:
+    if len(scope["query_string"]) > MAX_QUERY_BYTES:
+        return HTTPStatus.REQUEST_URI_TOO_LONG, f"the query must be at most {MAX_QUERY_BYTES} bytes"
+    if head.size > MAX_HEADER_BYTES:
+        return (
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            f"all headers together must be at most {MAX_HEADER_BYTES} bytes",
+        )
+    for value in head.lengths:
+        if not value.isdigit():
+            return HTTPStatus.BAD_REQUEST, "Content-Length must be a number"
+    for value in head.lengths:
+        if len(value) > _MAX_DIGITS or int(value) > most:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _body_sentence(most)
+    return None
 
 
 class _CountedBody:

@@ -1,10 +1,8 @@
 """What every grant answers with."""
 
-import json
 from dataclasses import dataclass
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
-"""As `json.dumps`, which makes an encoder anew for each answer."""
+from keystile_common.compact_json import to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class TokenResponse:
         }
         if self.refresh_token:
             answer["refresh_token"] = self.refresh_token
-        return _to_json(answer)
+        return to_json(answer)
 
     def __repr__(self) -> str:
         return f"TokenResponse(sub={self.sub!r}, resource={self.resource!r}, grant_id={self.grant_id!r})"

@@ -4,7 +4,6 @@ Either way the store knows a token by the grant it belongs to and by a hash; a J
 are introspected and revoked alike, and a refresh that is repeated answers the same token, newly signed.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from keystile_auth.store.grant import NewAccessToken, Outcome
 from keystile_auth.tokens import opaque
 from keystile_auth.tokens.resources import Resource
 from keystile_auth.tokens.signing_keys import SigningKey, SigningKeys
+from keystile_common.compact_json import to_json
 from keystile_common.jws import JwsError, parse, verify
 from keystile_common.opaque import PREFIX
 
@@ -86,7 +86,7 @@ class PreparedAccessToken:
             **self.subject.limits,
         }
         header = {"alg": _ALGORITHMS[0], "typ": TYPE, "kid": self.key.kid}
-        payload = json.dumps(claims, separators=(",", ":"))
+        payload = to_json(claims)
         return jws.serialize_compact(header, payload, self.key.key, registry=_REGISTRY)
 
 
@@ -109,7 +109,7 @@ def _about(subject: Subject, scope: str, audience: str, issuer: str) -> str:
         "aud": audience,
         "iss": issuer,
     }
-    return json.dumps(answer, separators=(",", ":"))[:-1]
+    return to_json(answer)[:-1]
 
 
 class AccessTokens:

@@ -9,7 +9,6 @@ A grant's id is in each of its tokens: characters 8 to 23 of an opaque one, what
 JWT. So a resource server can tell which of those it has seen have died, and learns of nobody whom it has not seen.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from joserfc import jws
 
 from keystile_auth.store.revocations import Revocation
 from keystile_auth.tokens.signing_keys import SigningKeys
+from keystile_common.compact_json import to_json
 from keystile_common.security_events import SESSION_REVOKED, TOKEN_REVOKED, TYPE, VERIFICATION
 
 _ALGORITHM = "ES256"
@@ -74,4 +74,4 @@ class SecurityEvents:
             "events": {event: {}},
         }
         header = {"alg": _ALGORITHM, "typ": TYPE, "kid": key.kid}
-        return jws.serialize_compact(header, json.dumps(claims, separators=(",", ":")), key.key, registry=_REGISTRY)
+        return jws.serialize_compact(header, to_json(claims), key.key, registry=_REGISTRY)
