@@ -82,8 +82,9 @@ async def test_a_user_whose_name_was_not_written_is_nobody_and_can_be_added_agai
 ) -> None:
     users = UserStore(store)
     user = a_user(name_on(cluster, away, "ks:user:{}", other=True), name_on(cluster, away, "ks:username:{}"))
-    with away.paused(), pytest.raises(StoreUnavailableError):
+    with away.killed(), pytest.raises(StoreUnavailableError):
         await users.add(user)
+    back(cluster)
     assert await users.find_by_name(user.username) is None
     assert user.sub not in {each.sub for each in await users.all()}
     again = a_user(secrets.token_hex(8), user.username)
@@ -165,8 +166,9 @@ async def test_a_session_that_was_only_listed_is_none(cluster: Stores, store: St
     sessions = sessions_of(store)
     sub = name_on(cluster, away, "ks:sessions:{}", other=True)
     session = a_session(name_on(cluster, away, "ks:session:{}"), sub)
-    with away.paused(), pytest.raises(StoreUnavailableError):
+    with away.killed(), pytest.raises(StoreUnavailableError):
         await sessions.create(session)
+    back(cluster)
     assert await sessions.find(session.id) is None
     assert await sessions.of_user(sub) == []
 
@@ -196,8 +198,9 @@ async def test_a_client_that_was_only_listed_is_none_and_can_be_added_again(
     cluster: Stores, store: Store, away: Server
 ) -> None:
     clients, client_id = ClientStore(store), name_on(cluster, away, "ks:client:{}")
-    with away.paused(), pytest.raises(StoreUnavailableError):
+    with away.killed(), pytest.raises(StoreUnavailableError):
         await clients.add(client_id, "{}", seconds=None)
+    back(cluster)
     assert await clients.find(client_id) is None
     assert await clients.add(client_id, "{}", seconds=None)
     assert client_id in await clients.all_listed()
@@ -229,8 +232,9 @@ async def test_a_grant_that_was_only_listed_is_none(cluster: Stores, store: Stor
     grants = GrantStore(store)
     sub = name_on(cluster, away, "ks:grants:user:{}", other=True)
     grant_id = name_on(cluster, away, "ks:{{{}}}")
-    with away.paused(), pytest.raises(StoreUnavailableError):
+    with away.killed(), pytest.raises(StoreUnavailableError):
         await create(grants, grant_id, sub)
+    back(cluster)
     assert await grants.all_of_user(sub) == []
     assert await grants.end_all_of_user(sub, "operator") == 0
 
