@@ -218,7 +218,7 @@ def test_an_encrypted_assertion_is_refused(auth_server: AuthServer, client: Regi
         jwe = ".".join([segment(header), "", segment(b"x" * 12), segment(bomb)[:4000], segment(b"x" * 16)])
         started = time.monotonic()
         assert not accepted(auth_server, client, jwe)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_cve_2025_62706_junk_and_huge_segments_are_refused_in_no_time(
         grant_type="client_credentials", client_assertion_type=JWT_BEARER, client_assertion=assertion
     )
     assert without_id.status_code == 401
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("subject", ["\ud800", "https://\ud800/x", "\0", "a\nb", "x" * 5000, "ü", [], {}, None, 1])

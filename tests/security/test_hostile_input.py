@@ -394,7 +394,7 @@ def test_a_slow_client_does_not_hold_up_the_others(auth_server: AuthServer) -> N
             connection.sendall(b"POST /token HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\ngrant")
         started = time.monotonic()
         assert auth_server.http.get(f"{auth_server.issuer}/healthz").status_code == 200
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
     finally:
         for connection in connections:
             connection.close()

@@ -191,7 +191,7 @@ async def test_a_forged_or_misused_jwt_is_refused_with_the_reason(
         assert answer.status_code == 401
         assert 'error="invalid_token"' in answer.headers["www-authenticate"]
         assert sentence in answer.json()["error_description"]
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     assert server.metric("keystile_token_validations_total", method="jwks", result=result) == 2
     assert [event["reason"] for event in server.audit if event["type"] == "access.denied"] == [result] * 2
     assert (await server.call(good)).status_code == 200

@@ -42,7 +42,7 @@ def remove_all() -> str:
 
 
 hasty = create_server(
-    "1", account_url="http://127.0.0.1:1/account", request_state=RequestStateSecurity(keys=[b"k" * 32], ttl=2)
+    "1", account_url="http://127.0.0.1:1/account", request_state=RequestStateSecurity(keys=[b"k" * 32], ttl=5)
 )
 
 low_level: Server = mcp._lowlevel_server

@@ -189,14 +189,14 @@ async def test_an_issuer_that_nobody_answers_for_is_503(issuer: SigningIssuer) -
 
 
 async def test_a_server_that_stops_waits_for_no_keys(issuer: SigningIssuer) -> None:
-    issuer.delay = 1.0
+    issuer.delay = 4.0
     settings = make_settings(authorization_server=issuer.issuer, validation="jwks").issuers[0]
     async with jwks.IssuerKeys(settings, McpMetrics(CollectorRegistry(), "test").jwks) as keys:
         waiting = asyncio.create_task(keys.check())
         await asyncio.sleep(0.1)
         started = time.monotonic()
         waiting.cancel()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ async def test_a_withdrawn_key_vouches_for_nothing_any_more(
 
 
 async def test_a_stream_ends_with_the_token_it_was_opened_with(server: ResourceServer, issuer: SigningIssuer) -> None:
-    token = issuer.sign(exp=int(time.time()) + 2)
+    token = issuer.sign(exp=int(time.time()) + 4)
     headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream", "Mcp-Protocol-Version": "2025-11-25"}
     opening = {
         "jsonrpc": "2.0",
@@ -267,7 +267,7 @@ async def test_a_stream_ends_with_the_token_it_was_opened_with(server: ResourceS
         assert stream.status_code == 200
         async for _ in stream.aiter_bytes():
             pass
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 7
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,12 @@ async def test_the_state_of_another_user_or_client_is_refused(server: ResourceSe
 
 
 async def test_an_expired_state_is_refused(scripted: ScriptedAuthorizationServer) -> None:
-    # Its states are good for two seconds, those of the reference server for ten minutes.
+    # Its states are good for five seconds, those of the reference server for ten minutes.
     async with resource_server(scripted, app=f"{HERE}:hasty") as server:
         token = scripted.issue()
         state, answers = await ask(server, token)
         assert "result" in await second_round(server, token, state, answers)
-        await asyncio.sleep(3.1)
+        await asyncio.sleep(6.1)
         assert is_refused(await second_round(server, token, state, answers))
 
 

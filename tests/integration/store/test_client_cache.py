@@ -177,12 +177,12 @@ def test_a_flood_of_changes_neither_stops_it_nor_hides_a_revocation(
 
 
 def test_a_token_ends_when_it_expires(caching: AuthServer, valkey: Server) -> None:
-    lifetimes = {"client_cache": 100, "access_token_seconds": 2}
+    lifetimes = {"client_cache": 100, "access_token_seconds": 4}
     with running_auth_server(f"redis://{valkey.address}/0", tokens=lifetimes) as server:
         tokens = server.tokens(server.register().id)
         expires = server.introspect(tokens["access_token"])["exp"]
-        eventually(lambda: not server.is_active(tokens["access_token"]), "it lives on", 5)
-        assert expires - 0.1 <= time.time() < expires + 1
+        eventually(lambda: not server.is_active(tokens["access_token"]), "it lives on", 10)
+        assert expires - 0.1 <= time.time() < expires + 3
 
 
 def test_where_the_user_may_not_follow_changes_every_token_is_looked_up(valkey: Server) -> None:

@@ -1,0 +1,158 @@
+"""When a request is begun with, and in which order requests are answered."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from keystile_common.http_protocol import BoundedHttpProtocol
+
+POST = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+
+
+class Wire(asyncio.Transport):
+    """What a protocol writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies of the answers so far."""
+        return [answer.partition(b"\r\n\r\n")[2] for answer in self.written.split(b"HTTP/1.1 200 OK")[1:]]
+
+
+def connected(app: ASGIApp) -> tuple[BoundedHttpProtocol, Wire]:
+    """A protocol with a connection, in front of `app`."""
+    config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None)
+    config.load()
+    wire = Wire()
+    protocol = BoundedHttpProtocol(config, ServerState(), {})
+    protocol.connection_made(wire)
+    return protocol, wire
+
+
+async def answer(send: Send, body: bytes) -> None:
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = b""
+    while True:
+        message = await receive()
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    await answer(send, scope["path"].encode() + b" " + body)
+
+
+async def turns(are_over: Callable[[], bool]) -> None:
+    """Let the loop turn until something is so."""
+    for _ in range(50):
+        if are_over():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it does not come to that")
+
+
+async def test_a_body_that_comes_in_pieces_is_answered_when_it_is_whole() -> None:
+    protocol, wire = connected(echo)
+    for piece in ((POST % b"a")[:20], (POST % b"a")[20:] + b"12", b"3"):
+        protocol.data_received(piece)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert wire.written == b""
+    protocol.data_received(b"4")
+    await turns(lambda: bool(wire.bodies))
+    assert wire.bodies == [b"/a 1234"]
+    await turns(lambda: not protocol.tasks)
+
+
+async def test_requests_that_come_together_are_answered_one_after_the_other() -> None:
+    protocol, wire = connected(echo)
+    protocol.data_received(b"".join(POST % b"%d" % number + b"1234" for number in range(5)))
+    await turns(lambda: len(wire.bodies) == 5)
+    assert wire.bodies == [b"/%d 1234" % number for number in range(5)]
+    await turns(lambda: not protocol.tasks)
+
+
+async def test_a_request_is_begun_with_before_its_body_has_come() -> None:
+    begun = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await echo(scope, receive, send)
+
+    protocol, wire = connected(app)
+    protocol.data_received(POST % b"a")
+    await turns(begun.is_set)
+    protocol.data_received(b"1234")
+    await turns(lambda: bool(wire.bodies))
+
+
+async def test_what_is_answered_later_is_known_to_be_under_way() -> None:
+    go_on = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await go_on.wait()
+        async with asyncio.timeout(5):  # which wants to know in which task it is
+            await echo(scope, receive, send)
+
+    protocol, wire = connected(app)
+    protocol.data_received(POST % b"a" + b"1234")
+    await asyncio.sleep(0)
+    assert len(protocol.tasks) == 1
+    go_on.set()
+    await turns(lambda: bool(wire.bodies))
+    await turns(lambda: not protocol.tasks)
+
+
+async def test_an_application_may_use_a_timeout_before_it_waits_for_anything() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with asyncio.timeout(5):
+            await echo(scope, receive, send)
+
+    protocol, wire = connected(app)
+    protocol.data_received(POST % b"a" + b"1234")
+    await turns(lambda: bool(wire.bodies))
+    assert wire.bodies == [b"/a 1234"]
+
+
+async def test_a_mistake_of_the_application_is_500_and_harms_no_other_connection() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a mistake")
+
+    protocol, wire = connected(app)
+    protocol.data_received(POST % b"a" + b"1234")
+    await turns(lambda: bool(wire.written))
+    assert wire.written.startswith(b"HTTP/1.1 500 ")
+
+
+async def test_junk_behind_a_request_is_refused() -> None:
+    protocol, wire = connected(echo)
+    protocol.data_received(POST % b"a" + b"1234" + b"junk\r\n\r\n")
+    assert b"HTTP/1.1 400 " in wire.written
+    assert wire.is_closed
+    await turns(lambda: not protocol.tasks)
