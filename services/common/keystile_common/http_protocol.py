@@ -3,10 +3,13 @@
 Beside that, the application is told what certificate the client showed, where clients are asked for one.
 
 A request that is complete may be answered as late as the application likes; a stream may stay open for hours.
+
+The head of an answer and its body are sent together, where uvicorn has a system call and a packet for each.
 """
 
 import asyncio
 from http import HTTPStatus
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -16,6 +19,57 @@ REQUEST_SECONDS = 30.0
 """From the connection, or the answer before, to the last byte of the request."""
 MAX_HEAD_BYTES = 64 * 1024
 """What a request line and headers may take before they are whole; how long they may be is the application's matter."""
+_MAX_JOINED_BYTES = 64 * 1024
+"""Longer bodies are sent after the head: to copy them would cost more than it saves."""
+
+
+class _JoinedAnswers:
+    """A transport that keeps the head of an answer whose length it tells until there is some of the body.
+
+    Nobody is kept waiting who may not be: an application begins to answer with the body (ASGI: `http.response.start`
+    is not to be sent before there is one). A stream has no length; its head goes at once, as uvicorn has it.
+    """
+
+    __slots__ = ("_close", "_head", "_transport", "_write", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._write = transport.write
+        self._close = transport.close
+        self._head = b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Send this, and what was kept before it."""
+        if self._head:
+            if len(data) <= _MAX_JOINED_BYTES:
+                data = self._head + data
+            else:
+                self._write(self._head)
+            self._head = b""
+        elif _is_head_with_length(data):
+            self._head = data
+            return
+        self._write(data)
+
+    def flush(self) -> None:
+        """Send what is kept: no body follows."""
+        if self._head:
+            self._write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        """Close when all is sent."""
+        self.flush()
+        self._close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def _is_head_with_length(data: bytes) -> bool:
+    # Of a body that looks like one, a part may wait for the next part, or for the end of the answer.
+    return data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and b"\r\ncontent-length: " in data
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -34,6 +88,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self._joined = _JoinedAnswers(transport)
+        self.transport = self._joined  # type: ignore[assignment] # it has what is used of one
         self.client_certificate = shown_on(transport)
         self._expect_request()
 
@@ -75,6 +131,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
+        self._joined.flush()  # an answer to HEAD has no body
         super().on_response_complete()
         if not self.transport.is_closing():
             self._expect_request()
