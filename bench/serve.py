@@ -19,7 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.rounds import SERVER_CORE, pin
 from keystile_common import audit, opaque, traces
+from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.metrics import McpMetrics
+from keystile_common.server import Server
 from keystile_common.settings import AuditSettings, TraceSettings
 from keystile_mcp.app import create_app
 from keystile_mcp.settings import McpSettings
@@ -77,10 +79,19 @@ async def _serve(kind: str, port: int, upstream: str | None) -> None:
         app: ASGIApp = hello
         if kind != "hello":
             app = bare() if kind == "bare" else await _keystile(stack, f"http://127.0.0.1:{port}/mcp", upstream)
+        is_ours = kind in {"keystile", "proxy"}
         config = uvicorn.Config(
-            app, port=port, log_config=None, access_log=False, proxy_headers=False, server_header=False, lifespan="auto"
+            app,
+            port=port,
+            # Keystile as its commands serve it, the others as uvicorn does.
+            http=BoundedHttpProtocol if is_ours else "auto",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            lifespan="auto",
         )
-        await uvicorn.Server(config).serve()
+        await (Server(config, on_stop=None, certificate=None) if is_ours else uvicorn.Server(config)).serve()
 
 
 async def _keystile(stack: AsyncExitStack, resource: str, upstream: str | None) -> ASGIApp:

@@ -79,8 +79,14 @@ def serve_metrics(registry: CollectorRegistry, listen: Listen, setting: str) -> 
         thread.join(timeout=2)
 
 
-class _Server(uvicorn.Server):
-    """Renews its certificate, and tells the application that it is about to stop while connections are still open."""
+class Server(uvicorn.Server):
+    """Renews its certificate, and tells the application that it is about to stop while connections are still open.
+
+    Args:
+        config: how to serve.
+        on_stop: as `run` has it.
+        certificate: as `run` has it.
+    """
 
     def __init__(
         self,
@@ -94,6 +100,7 @@ class _Server(uvicorn.Server):
         self._certificate = certificate
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen, with what the process has until then out of the garbage collector's way."""
         await super().startup(sockets)
         # What is there now stays. To look through all of it for garbage again and again, and through what requests are
         # made of every few of them, takes a quarter of the time of a request; docs/performance.md has the figures.
@@ -102,6 +109,7 @@ class _Server(uvicorn.Server):
         gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
     async def main_loop(self) -> None:
+        """Serve until told to stop."""
         if self._certificate is None:
             await super().main_loop()
             return
@@ -118,6 +126,7 @@ class _Server(uvicorn.Server):
                 connection.shutdown()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the application end what would not end by itself, then wait for the rest."""
         stopping.begin(self._drain_seconds)
         if self._on_stop is not None:
             await self._on_stop()
@@ -164,7 +173,7 @@ def run(
     )
     try:
         with _signalled_once():
-            _Server(config, on_stop, certificate).run(sockets=[listener])
+            Server(config, on_stop, certificate).run(sockets=[listener])
     finally:
         stopping.finish()
         if startup.problem is not None:
