@@ -20,7 +20,7 @@ from tests.e2e.company import NAMESPACE as ON_SITE
 from tests.e2e.company import Company, running_company
 from tests.e2e.keycloak import IMAGE as KEYCLOAK
 from tests.e2e.keycloak import Keycloak, external_resource, running_keycloak
-from tests.e2e.kubernetes import NAMESPACE, ROOT, Kubernetes, eventually
+from tests.e2e.kubernetes import NAMESPACE, ROOT, Kubernetes
 from tests.e2e.site import Site
 from tests.e2e.tls_inside import VALUES as TLS_INSIDE
 from tests.e2e.tls_inside import TlsInside
@@ -177,6 +177,7 @@ def site(cluster: tuple[Kubernetes, int], figures: dict[str, str]) -> Site:
     issuer = f"https://localhost:{port}"
     password = (STATE / "password").read_text().strip()
     site = Site(issuer, f"{issuer}/mcp", STATE / "ca.crt", password, kubernetes, figures)
+    site.wait_until_served()
     with site.http() as http:
         client = site.sign_in(http)
         answer = site.call_tool(http, client.access_token)
@@ -209,9 +210,7 @@ def tls_inside(site: Site, upgrade: Callable[..., None]) -> TlsInside:
     site.kubernetes.wait_for_rollout(
         "statefulset/keystile-valkey", *(f"deployment/keystile-{each}" for each in ("auth", "mcp", "signed"))
     )
-    with site.http() as http:
-        urls = (site.resource, f"{site.issuer}/signed")
-        eventually("they are served by TLS", lambda: {http.get(url).status_code for url in urls} == {401})
+    site.wait_until_served(site.resource, f"{site.issuer}/signed")
     return inside
 
 
@@ -287,9 +286,9 @@ def on_site(cluster: tuple[Kubernetes, int], company: Company, install_on_site: 
     command = ("exec", "--stdin", "deploy/keystile-auth", "--", "keystile", "users", "add", "demo")
     kubernetes.kubectl(*command, given=password)
     issuer, resource = f"https://auth.corp.test:{port}", f"https://tools.corp.test:{port}/mcp"
-    yield Site(
-        issuer, resource, company.ca_file, password, kubernetes, {}, access_token_seconds=3, cache_seconds=1
-    )  # fmt: skip
+    site = Site(issuer, resource, company.ca_file, password, kubernetes, {}, access_token_seconds=4, cache_seconds=1)
+    site.wait_until_served(resource, f"https://notes.corp.test:{port}/notes")
+    yield site
     kubernetes.run("helm", "uninstall", "keystile", "--namespace", ON_SITE, "--wait")
 
 

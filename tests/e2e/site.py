@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -11,7 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import httpx2
 
 from tests.auth_server import Pkce
-from tests.e2e.kubernetes import Kubernetes
+from tests.e2e.kubernetes import Kubernetes, eventually
 from tests.person import Person
 
 CALLBACK = "http://127.0.0.1:49155/callback"
@@ -62,6 +63,24 @@ class Site:
     def http(self, transport: httpx2.BaseTransport | None = None) -> httpx2.Client:
         """A client that trusts the site's certificate."""
         return httpx2.Client(timeout=20, verify=self.tls, transport=transport)
+
+    def wait_until_served(self, *resources: str, with_issuer: bool = True) -> None:
+        """Wait until the ingress controller leads to the issuer and its servers, and these reach the issuer.
+
+        The controller looks at what has changed every two seconds, and the nodes' own tables follow after as long: helm
+        has seen a release ready before either knows of it.
+
+        Args:
+            resources: the servers; the release's first one if none is given.
+            with_issuer: whether the issuer is the release's.
+        """
+        with self.http() as http:
+            if with_issuer:
+                known = f"{self.issuer}/.well-known/oauth-authorization-server"
+                eventually("the issuer is served", lambda: status_of(http, known) == 200)
+            # 503 from a server that cannot ask what the token is worth.
+            for url in resources or (self.resource,):
+                eventually(f"{url} is served", partial(_is_refused, http, url))
 
     @contextmanager
     def person(self, transport: httpx2.BaseTransport | None = None) -> Iterator[Person]:
@@ -143,6 +162,18 @@ class Site:
         """Call a tool, in one request of the revision that needs no session."""
         document = _tool_call(tool, {"text": "hello"} if arguments is None else arguments)
         return http.post(resource or self.resource, headers=_tool_headers(access_token, tool), json=document)
+
+
+def status_of(http: httpx2.Client, url: str, headers: dict[str, str] | None = None) -> int | None:
+    """None without an answer: a connection may lead to an ingress controller that has just ended."""
+    try:
+        return http.get(url, headers=headers, timeout=5).status_code
+    except httpx2.TransportError:
+        return None
+
+
+def _is_refused(http: httpx2.Client, resource: str) -> bool:
+    return status_of(http, resource, {"Authorization": "Bearer nobody-s-token"}) == 401
 
 
 def _tool_call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from tests.e2e.company import DOMAIN, Company
-from tests.e2e.kubernetes import ROOT, Kubernetes, eventually
+from tests.e2e.kubernetes import ROOT, Kubernetes
 from tests.e2e.site import Site
 
 _NAMESPACE = "embedded"
@@ -43,8 +43,7 @@ def embedded(
     kubernetes.kubectl("exec", "--stdin", _WORKLOAD, "--", "keystile", "users", "add", "demo", given=password)
     issuer = f"https://{_HOST}:{port}"
     site = Site(issuer, f"{issuer}/mcp", company.ca_file, password, kubernetes, {})
-    with site.http() as http:
-        eventually("the ingress controller knows it", lambda: http.get(site.resource).status_code == 401)
+    site.wait_until_served()
     yield site
     kubernetes.run("kubectl", "delete", "namespace", _NAMESPACE, "--wait=false")
 
@@ -77,7 +76,7 @@ def test_users_grants_and_tokens_are_there_in_the_next_pod(embedded: Site, http:
     client = embedded.sign_in(http)
     embedded.kubernetes.kubectl("delete", "pod", "keystile-mcp-0", "--wait")
     embedded.kubernetes.kubectl("rollout", "status", _WORKLOAD, "--timeout=120s")
-    eventually("it is served again", lambda: http.get(embedded.resource).status_code == 401)
+    embedded.wait_until_served()
     assert embedded.call_tool(http, client.access_token).status_code == 200
     assert embedded.refresh(http, client).status_code == 200
     assert embedded.call_tool(http, embedded.sign_in(http).access_token).status_code == 200

@@ -13,7 +13,7 @@ import pytest
 from tests.auth_server import Pkce
 from tests.e2e.company import Company
 from tests.e2e.keycloak import CLIENT_SECRET, Keycloak, external_resource
-from tests.e2e.kubernetes import ROOT, Kubernetes, eventually
+from tests.e2e.kubernetes import ROOT, Kubernetes
 from tests.e2e.site import CALLBACK, SignedIn, Site
 from tests.openid_provider import to_provider
 from tests.person import Person, forms
@@ -47,6 +47,7 @@ def site_with_keycloak(
     values = _filled_in("identities.yaml", tmp_path_factory.mktemp("identities"), PORT=str(keycloak.port))
     upgrade("--set", "resource=", "--values", values)
     kubernetes.wait_for_rollout("deployment/keystile-auth")
+    site.wait_until_served()
     return site
 
 
@@ -70,8 +71,7 @@ def external(
     release = ("keystile", "charts/keystile", "--namespace", _EXTERNAL, "--values", values)
     kubernetes.run("helm", "install", *release, "--wait", "--timeout", "120s")
     made = Site(keycloak.issuer, resource, company.ca_file, "", kubernetes, site.figures)
-    with made.http() as http:
-        eventually("the ingress controller knows it", lambda: http.get(resource).status_code == 401)
+    made.wait_until_served(with_issuer=False)
     yield made
     kubernetes.run("kubectl", "delete", "namespace", _EXTERNAL, "--wait=false")
 

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from tests.e2e.company import DOMAIN, Company
-from tests.e2e.kubernetes import ROOT, Kubernetes, eventually
+from tests.e2e.kubernetes import ROOT, Kubernetes
 from tests.e2e.site import Site
 
 _NAMESPACE = "directory"
@@ -75,8 +75,7 @@ def site(
     kubernetes.run("helm", "install", *release, "--wait", "--timeout", "120s")
     kubernetes.kubectl("wait", "pod/openldap", "--for=condition=Ready", "--timeout=60s")
     made = Site(issuer, f"{issuer}/mcp", company.ca_file, _PASSWORD, kubernetes, {}, username="ada")
-    with made.http() as http:
-        eventually("the ingress controller knows it", lambda: http.get(made.resource).status_code == 401)
+    made.wait_until_served()
     yield made
     kubernetes.run("kubectl", "delete", "namespace", _NAMESPACE, "--wait=false")
 

@@ -13,7 +13,7 @@ from tests.auth_server import Pkce
 from tests.e2e import company as site_of
 from tests.e2e.company import Company
 from tests.e2e.kubernetes import eventually
-from tests.e2e.site import Site
+from tests.e2e.site import Site, status_of
 from tests.e2e.stock_client import run_to_the_end
 
 _PUBLISHED = "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.1/standard-install.yaml"
@@ -41,19 +41,10 @@ def gateway(on_site: Site, install_on_site: Callable[..., None]) -> Site:
     install_on_site("--set", "network.ingress.enabled=false")
     with on_site.http() as http:
         known = f"{on_site.issuer}/.well-known/oauth-authorization-server"
-        eventually("the Ingress is gone", lambda: _status(http, known) == 404)
-        install_on_site("--set", "network.ingress.enabled=false", "--set", "network.gateway.enabled=true")
-        eventually("the Gateway serves the issuer", lambda: _status(http, known) == 200)
-        eventually("the Gateway serves the servers", lambda: _status(http, _other(on_site)) == 401)
+        eventually("the Ingress is gone", lambda: status_of(http, known) == 404)
+    install_on_site("--set", "network.ingress.enabled=false", "--set", "network.gateway.enabled=true")
+    on_site.wait_until_served(on_site.resource, _other(on_site))
     return on_site
-
-
-def _status(http: httpx2.Client, url: str) -> int | None:
-    """None without an answer: a connection may lead to the ingress controller that has just ended."""
-    try:
-        return http.get(url, timeout=5).status_code
-    except httpx2.TransportError:
-        return None
 
 
 def _other(site: Site) -> str:

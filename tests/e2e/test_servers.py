@@ -32,9 +32,7 @@ def servers(
     # A pod of before does not know the other servers.
     kubernetes.wait_for_rollout("deployment/keystile-auth")
     kubernetes.kubectl("wait", "pod/upstream", "--for=condition=Ready", "--timeout=60s")
-    with site.http() as http:
-        others = [_at(site, name) for name in ("signed", "notes", "before")]
-        eventually("the ingress controller knows them", lambda: {http.get(url).status_code for url in others} == {401})
+    site.wait_until_served(*(_at(site, name) for name in ("signed", "notes", "before")))
     yield site
     kubernetes.run("kubectl", "delete", "--filename", "tests/e2e/upstream.yaml", "--wait=false")
 
