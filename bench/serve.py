@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench.rounds import SERVER_CORE, pin
 from keystile_common import audit, opaque, traces
-from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.metrics import McpMetrics
+from keystile_common.recurring_protocol import HttpProtocol
 from keystile_common.server import Server
 from keystile_common.settings import AuditSettings, TraceSettings
 from keystile_mcp.app import create_app
@@ -84,7 +84,7 @@ async def _serve(kind: str, port: int, upstream: str | None) -> None:
             app,
             port=port,
             # Keystile as its commands serve it, the others as uvicorn does.
-            http=BoundedHttpProtocol if is_ours else "auto",
+            http=HttpProtocol if is_ours else "auto",
             log_config=None,
             access_log=False,
             proxy_headers=False,

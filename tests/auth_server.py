@@ -25,8 +25,8 @@ from keystile_auth.settings import AuthSettings
 from keystile_auth.store.users import UserStore
 from keystile_common.audit import AuditLog, FileSink, StreamSink
 from keystile_common.certificates import ServerCertificate
-from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.metrics import AuthMetrics
+from keystile_common.recurring_protocol import HttpProtocol
 from keystile_common.server import bind
 from keystile_common.settings import Listen
 from keystile_common.store import connect
@@ -250,7 +250,7 @@ def serving(app: Any, listener: Any, certificate: ServerCertificate | None = Non
     # As `keystile_common.server.run` has it: uvicorn by itself would trust forwarded headers from loopback.
     config = uvicorn.Config(
         app,
-        http=BoundedHttpProtocol,
+        http=HttpProtocol,
         access_log=False,
         log_config=None,
         lifespan="on",

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from keystile_auth.store.limits import LimitStore
 from keystile_common.settings import StoreSettings
 from keystile_common.store import Store, connect
 from tests.auth_server import MASTER_KEY, RESOURCE, RESOURCE_SECRET, AuthServer, Pkce, running_auth_server
+from tests.kept_connection import KeptConnection, post
 from tests.person import form
 from tests.security.concurrency import Answer, at_once
 from tests.security.lossy_proxy import LossyProxy, lossy_proxy
@@ -226,6 +228,27 @@ def test_while_the_store_stands_still_every_endpoint_answers_503_within_two_seco
         time.sleep(0.05)
     assert server.is_active(requests.tokens["access_token"])
     assert server.refresh(requests.client.id, requests.tokens["refresh_token"]).status_code == 200
+
+
+def test_requests_that_recur_on_a_connection_are_503_too_while_the_store_stands_still(
+    server: AuthServer, store: Server
+) -> None:
+    client = server.register()
+    tokens = server.tokens(client.id)
+    authorization = "Basic " + b64encode(f"mcp:{RESOURCE_SECRET}".encode()).decode()
+    introspection = post("/introspect", f"token={tokens['access_token']}", Authorization=authorization)
+    with KeptConnection(server.issuer) as kept:
+        for _ in range(3):
+            assert kept.ask(introspection).status == 200
+        with store.paused():
+            answer = kept.ask(introspection)
+        assert answer.status == 503
+        assert any(line.lower().startswith(b"retry-after: ") for line in answer.headers)
+        deadline = time.monotonic() + 5 + BUSY_SECONDS
+        while (answer := kept.ask(introspection)).status != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert b'"active":true' in answer.body
 
 
 def introspections(server: AuthServer, token: str, times: int) -> list[Answer]:

@@ -28,7 +28,7 @@ from keystile_auth.endpoints.authorize import AuthorizationEndpoint
 from keystile_auth.endpoints.browser import Browsers
 from keystile_auth.endpoints.consent import ConsentEndpoint
 from keystile_auth.endpoints.consent_page import ConsentPage
-from keystile_auth.endpoints.direct import Direct
+from keystile_auth.endpoints.direct import Direct, DirectEndpoint
 from keystile_auth.endpoints.errors import AnsweredErrors, ErrorAnswers
 from keystile_auth.endpoints.events import EventsEndpoint
 from keystile_auth.endpoints.header_sign_in import HeaderSignIn
@@ -91,7 +91,7 @@ class _Served:
     """What requests come to, what is asked all day by its path, and the access tokens in memory, if any are kept."""
 
     routes: list[BaseRoute]
-    often: dict[str, ASGIApp]
+    often: dict[str, DirectEndpoint]
     cache: AccessTokenCache | None
 
 

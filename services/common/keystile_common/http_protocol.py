@@ -52,6 +52,11 @@ class _JoinedAnswers:
             return
         self._write(data)
 
+    def write_whole(self, data: bytes) -> None:
+        """Send an answer that is head and body already."""
+        self.flush()
+        self._write(data)
+
     def flush(self) -> None:
         """Send what is kept: no body follows."""
         if self._head:
@@ -80,6 +85,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     client_certificate: ClientCertificate | None = None
     """What the client of this connection showed."""
 
+    _expected_since = 0.0
     _due: float | None = None
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -91,7 +97,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._joined = _JoinedAnswers(transport)
         self.transport = self._joined  # type: ignore[assignment] # it has what is used of one
         self.client_certificate = shown_on(transport)
-        self._expect_request()
+        self._expected_since = self.loop.time()
+        self._wait_until(self._expected_since + self.request_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
@@ -103,6 +110,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read on, unless the head has no end."""
         if self._in_head:
+            if self._head_bytes == 0 and self._due is not None:
+                self._wait_until(self._expected_since + self.request_seconds)
             self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
@@ -130,17 +139,29 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Answer the next request if it is there, or wait for it. uvicorn would have a timer of its own for that."""
         self._joined.flush()  # an answer to HEAD has no body
-        super().on_response_complete()
-        if not self.transport.is_closing():
-            self._expect_request()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        self._expect_request()
 
     def _expect_request(self) -> None:
+        """Wait for a request: not for long until it begins, and for longer until it is whole."""
+        self._expected_since = self.loop.time()
+        has_begun = self._head_bytes or not self._in_head
+        self._wait_until(self._expected_since + (self.request_seconds if has_begun else self.timeout_keep_alive))
+
+    def _wait_until(self, due: float) -> None:
         # One timer goes on from request to request: to make and cancel one for each would cost more than it guards.
-        self._due = self.loop.time() + self.request_seconds
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.request_seconds, self._look_at_clock)
+        self._due = due
+        if self._timer is None or self._timer.when() > due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(due, self._look_at_clock)
 
     def _stop_waiting(self) -> None:
         self._due = None
@@ -149,9 +170,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._timer = None
         if self._due is None:
             return
-        left = self._due - self.loop.time()
-        if left > 0:
-            self._timer = self.loop.call_later(left, self._look_at_clock)
+        if self._due > self.loop.time():
+            self._wait_until(self._due)
         else:
             self._too_late()
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keystile_common import stopping
 from keystile_common.certificates import ServerCertificate
-from keystile_common.http_protocol import BoundedHttpProtocol
+from keystile_common.recurring_protocol import HttpProtocol
 from keystile_common.settings import Listen
 
 _GARBAGE_THRESHOLDS = (20_000, 20, 50)
@@ -122,7 +122,7 @@ class Server(uvicorn.Server):
     def _let_go_of_clients_with_certificates(self) -> None:
         """Their authorities are others now: each finishes what it is at, and shows its certificate anew."""
         for connection in list(self.server_state.connections):
-            if isinstance(connection, BoundedHttpProtocol) and connection.client_certificate is not None:
+            if isinstance(connection, HttpProtocol) and connection.client_certificate is not None:
                 connection.shutdown()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -160,7 +160,7 @@ def run(
     startup = _Startup(app)
     config = uvicorn.Config(
         startup,
-        http=BoundedHttpProtocol,
+        http=HttpProtocol,
         access_log=False,
         log_config=None,
         server_header=False,

@@ -7,6 +7,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import NoOpTracer, SpanKind, StatusCode, Tracer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keystile_common import recurring_requests
 from keystile_common.settings import TraceSettings
 
 _CONTEXT = frozenset({b"traceparent", b"tracestate"})
@@ -55,6 +56,7 @@ class TraceMiddleware:
         if self._is_silent and not carrier:
             await self._app(scope, receive, send)  # no span, and no caller's trace to name in the audit log
             return
+        scope.get("extensions", {}).pop(recurring_requests.EXTENSION, None)  # a span for each of them
         with self._tracer.start_as_current_span(
             f"{scope['method']} {scope['path'][:200]}",
             context=propagate.extract(carrier),

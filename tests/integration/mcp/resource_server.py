@@ -23,8 +23,8 @@ from starlette.types import ASGIApp
 
 from keystile_common import opaque, traces
 from keystile_common.audit import AuditLog, StreamSink
-from keystile_common.http_protocol import BoundedHttpProtocol
 from keystile_common.metrics import McpMetrics
+from keystile_common.recurring_protocol import HttpProtocol
 from keystile_common.settings import TraceSettings
 from keystile_common.traces import Tracing
 from keystile_mcp.app import create_app
@@ -199,7 +199,7 @@ async def authorization_server() -> AsyncIterator[ScriptedAuthorizationServer]:
 async def resource_server(
     scripted: ScriptedAuthorizationServer,
     tracing: Tracing | None = None,
-    http: type[BoundedHttpProtocol] = BoundedHttpProtocol,
+    http: type[HttpProtocol] = HttpProtocol,
     **settings: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Serve the application under uvicorn; `settings` go over those that every test needs."""
@@ -216,7 +216,7 @@ async def resource_server(
 async def serving(
     scripted: ScriptedAuthorizationServer,
     make: Callable[[McpSettings, McpMetrics, AuditLog], ASGIApp],
-    http: type[BoundedHttpProtocol] = BoundedHttpProtocol,
+    http: type[HttpProtocol] = HttpProtocol,
     **settings: Any,
 ) -> AsyncIterator[ResourceServer]:
     """Serve what `make` makes under uvicorn."""

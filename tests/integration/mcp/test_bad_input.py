@@ -10,7 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from keystile_common.http_protocol import MAX_HEAD_BYTES, BoundedHttpProtocol
+from keystile_common.http_protocol import MAX_HEAD_BYTES
+from keystile_common.recurring_protocol import HttpProtocol
 from tests.integration.mcp.resource_server import (
     ResourceServer,
     ScriptedAuthorizationServer,
@@ -249,7 +250,7 @@ async def test_a_method_that_nobody_knows_is_not_found_in_a_session(older: Clien
 # Slow clients
 
 
-class Impatient(BoundedHttpProtocol):
+class Impatient(HttpProtocol):
     """As served, with half a second instead of half a minute."""
 
     request_seconds = 0.5

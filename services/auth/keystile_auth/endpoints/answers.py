@@ -10,6 +10,7 @@ from starlette.types import Send
 
 from keystile_auth.errors import OAuthError
 from keystile_common.health import RETRY_AFTER_SECONDS
+from keystile_common.recurring_requests import Answer
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -58,6 +59,12 @@ def no_store(content: dict[str, Any], status: int = 200, headers: dict[str, str]
 
 _JSON_HEADERS = [(name.lower().encode(), value.encode()) for name, value in NO_STORE.items()]
 _JSON_HEADERS.append((b"content-type", b"application/json"))
+_JSON_HEAD = b"HTTP/1.1 200 OK\r\n" + b"".join(b"%s: %s\r\n" % header for header in _JSON_HEADERS)
+
+
+def json_again(text: str) -> Answer:
+    """The same as `send_json` to a request that recurs."""
+    return Answer(_JSON_HEAD, text.encode())
 
 
 async def send_json(send: Send, text: str) -> None:

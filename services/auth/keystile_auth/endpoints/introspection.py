@@ -6,20 +6,25 @@ answered without a framework. Everything else takes the same way as at the other
 
 import re
 import time
+from collections.abc import Awaitable, Coroutine
+from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from keystile_auth.clients.authentication import ResourceAuthenticator
-from keystile_auth.endpoints.answers import send_json
+from keystile_auth.endpoints.answers import json_again, send_json
 from keystile_auth.endpoints.parameters import FORM, form, ip_of, presented_credentials
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.tokens.access_token import AccessTokens
+from keystile_auth.tokens.opaque import Token, parse_access_token
 from keystile_auth.tokens.resources import Resource
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
+from keystile_common.recurring_requests import Answer, AnswerAgain
 
 _INACTIVE = '{"active":false}'
 _FORM = FORM.encode()
@@ -54,35 +59,62 @@ class IntrospectionEndpoint:
         return [Route(f"{prefix}/introspect", self, methods=["POST"])]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One introspection request.
+        """One introspection request that comes by the framework: of a script in a browser."""
+        await self.serve(scope, receive, send)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> AnswerAgain | None:
+        """One introspection request that comes by `Direct`.
 
         Raises:
             OAuthError: it is refused; nothing was answered yet.
             StoreUnavailableError: the store is away; nothing was answered yet.
         """
+        authorization = _lone_authorization(scope)
+        resource = self._authenticator.proved(authorization) if authorization else None
+        if resource is None:
+            await send_json(send, await self._counted(self._serve_any(Request(scope, receive), authorization)))
+            return None
+        message = await receive()
+        match = _OPAQUE.fullmatch(message.get("body", b"")) if not message.get("more_body") else None
+        if match is None:
+            request = Request(scope, _again(message, receive))
+            await send_json(send, await self._counted(self._serve_any(request, authorization)))
+            return None
+        await send_json(send, await self._counted(self._answer(match[1].decode(), resource)))
+        return partial(self._serve_again, resource)
+
+    def _serve_again(self, resource: Resource, body: bytes) -> Answer | Coroutine[Any, Any, Answer] | None:
+        """Answer a request with a head whose secret proved the resource: the secrets are those of the settings."""
+        match = _OPAQUE.fullmatch(body)
+        if match is None:
+            return None
         started = time.perf_counter()
-        result = "error"
+        token = parse_access_token(match[1].decode())
+        stored = self._grants.kept_access_token(token.grant_id, token.hash) if token else None
+        if token is not None and stored is None:
+            return self._look_up(token, resource)
+        answer = _INACTIVE if stored is None or stored.audience != resource.uri else stored.answer
+        self._note("inactive" if answer is _INACTIVE else "active", started)
+        return json_again(answer)
+
+    async def _look_up(self, token: Token, resource: Resource) -> Answer:
+        return json_again(await self._counted(self._stored(token.grant_id, token.hash, resource)))
+
+    async def _counted(self, answering: Awaitable[str]) -> str:
+        started, result = time.perf_counter(), "error"
         try:
-            answer = await self._serve(scope, receive)
+            answer = await answering
             result = "inactive" if answer is _INACTIVE else "active"
         except OAuthError as problem:
             result = "unauthorized" if problem.code == "invalid_client" else "invalid"
             raise
         finally:
-            self._count[result].inc()
-            self._duration.observe(time.perf_counter() - started)
-        await send_json(send, answer)
+            self._note(result, started)
+        return answer
 
-    async def _serve(self, scope: Scope, receive: Receive) -> str:
-        authorization = _lone_authorization(scope)
-        resource = self._authenticator.proved(authorization) if authorization else None
-        if resource is None:
-            return await self._serve_any(Request(scope, receive), authorization)
-        message = await receive()
-        match = _OPAQUE.fullmatch(message.get("body", b"")) if not message.get("more_body") else None
-        if match is None:
-            return await self._serve_any(Request(scope, _again(message, receive)), authorization)
-        return await self._answer(match[1].decode(), resource)
+    def _note(self, result: str, started: float) -> None:
+        self._count[result].inc()
+        self._duration.observe(time.perf_counter() - started)
 
     async def _serve_any(self, request: Request, authorization: bytes | None) -> str:
         parameters = await form(request)
@@ -106,7 +138,10 @@ class IntrospectionEndpoint:
     async def _answer(self, text: str, resource: Resource) -> str:
         # A JWT too is active only while the store has it: a revoked one is not, though its signature holds.
         token = await self._access_tokens.find_name(text)
-        stored = await self._grants.find_access_token(token.grant_id, token.hash) if token else None
+        return await self._stored(token.grant_id, token.hash, resource) if token else _INACTIVE
+
+    async def _stored(self, grant_id: str, token_hash: str, resource: Resource) -> str:
+        stored = await self._grants.find_access_token(grant_id, token_hash)
         if stored is None or stored.audience != resource.uri:
             return _INACTIVE
         return stored.answer

@@ -2,16 +2,16 @@
 
 import secrets
 import time
-from functools import cache
+from functools import cache, partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from keystile_auth.clients.authentication import ClientAuthenticator
 from keystile_auth.clients.client import Client
-from keystile_auth.endpoints.answers import CORS, NO_STORE, send_json
+from keystile_auth.endpoints.answers import CORS, NO_STORE, json_again, send_json
 from keystile_auth.endpoints.parameters import form, ip_of, presented_credentials
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant, CodeRequest, CodeReusedError
@@ -21,6 +21,7 @@ from keystile_auth.grants.resource_owner import UserGoneError
 from keystile_auth.grants.token_response import TokenResponse
 from keystile_common.audit import Actor, AuditLog, EventType
 from keystile_common.metrics import AuthMetrics
+from keystile_common.recurring_requests import Answer, AnswerAgain
 from keystile_common.store import StoreUnavailableError
 
 GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
@@ -66,7 +67,7 @@ class TokenEndpoint:
         """One token request that comes by the framework: of a script in a browser."""
         return Response(await self._serve(request), headers=NO_STORE, media_type="application/json")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> AnswerAgain:
         """One token request that comes by `Direct`.
 
         Raises:
@@ -74,6 +75,13 @@ class TokenEndpoint:
             StoreUnavailableError: the store is away; nothing was answered yet.
         """
         await send_json(send, await self._serve(Request(scope, receive)))
+        return partial(self._serve_again, scope)
+
+    async def _serve_again(self, scope: Scope, body: bytes) -> Answer:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body}
+
+        return json_again(await self._serve(Request(scope, receive)))
 
     async def _serve(self, request: Request) -> str:
         started = time.perf_counter()

@@ -208,9 +208,13 @@ class GrantStore:
             expires = await self._issue(keys=keys, args=args)
         return Outcome("issued", access.seconds, int(expires), scope)
 
+    def kept_access_token(self, grant_id: str, token_hash: str) -> StoredAccessToken | None:
+        """The access token of this hash, if it is in memory and known to live; None says nothing."""
+        return self._cache.find(_access_token_key(grant_id, token_hash).encode()) if self._cache is not None else None
+
     async def find_access_token(self, grant_id: str, token_hash: str) -> StoredAccessToken | None:
         """The access token of this hash while it lives, in one GET, or none where it is in memory."""
-        key = f"{_key(grant_id)}:a:{token_hash}"
+        key = _access_token_key(grant_id, token_hash)
         if self._cache is None:
             return await self._read_access_token(key)
         name = key.encode()
@@ -326,6 +330,10 @@ class GrantStore:
 
 def _key(grant_id: str) -> str:
     return f"ks:{{{grant_id}}}"
+
+
+def _access_token_key(grant_id: str, token_hash: str) -> str:
+    return f"ks:{{{grant_id}}}:a:{token_hash}"
 
 
 def _listing_of_client(client_id: str) -> str:
