@@ -20,7 +20,7 @@ from bench.authorization_server import (
     basic,
     valkey,
 )
-from bench.http_load import Next, form_request, run
+from bench.http_load import Next, bodies_of, form_request, run
 from bench.load import CLIENT_CORE, Server, server
 from bench.rounds import ROUNDS, Result, interleaved, pin, ratios, result
 
@@ -103,37 +103,11 @@ def redemptions(url: str, codes: list[str]) -> Callable[[], list[Next]]:
     return lambda: [lambda _: next(messages)] * CONNECTIONS
 
 
-def chains(url: str, codes: list[str]) -> Callable[[], list[Next]]:
-    """Each connection rotates the refresh token of a family of its own, from round to round."""
-    latest: dict[int, str] = {}
-
-    def chain(number: int) -> Next:
-        def make(body: bytes | None) -> bytes:
-            if body is not None:
-                latest[number] = json.loads(body).get("refresh_token", latest[number])
-            return refresh(url, latest[number])
-
-        return make
-
-    def makers() -> list[Next]:
-        # What the last round answered at its end was not asked about: every family begins anew.
-        for number in range(CONNECTIONS):
-            latest[number] = first_refresh_token(url, codes.pop())
-        return [chain(number) for number in range(CONNECTIONS)]
-
-    return makers
-
-
-def first_refresh_token(url: str, code: str) -> str:
-    got: list[bytes] = []
-
-    def make(body: bytes | None) -> bytes:
-        if body is not None:
-            got.append(body)
-        return redemption(url, code) if body is None else hello_requests()[0]
-
-    run(url, 2, [make])
-    return str(json.loads(got[0])["refresh_token"])
+def rotations(url: str, codes: list[str]) -> Callable[[], list[Next]]:
+    """Refresh tokens, as the codes are redeemed for them now; each is used once, as clients do while a token lives."""
+    bodies = bodies_of(f"{url}/token", [redemption(url, each) for each in codes], CONNECTIONS)
+    messages = iter([refresh(url, json.loads(each)["refresh_token"]) for each in bodies])
+    return lambda: [lambda _: next(messages)] * CONNECTIONS
 
 
 def _rows(name: str, found: dict[str, list[float]], measured: Measured, goal: float | None) -> Iterator[Result]:
@@ -168,7 +142,7 @@ def measure(quick: bool) -> Iterator[Result]:
         taken = contents.used_bytes() - empty
         asked = contents.sample(tokens, ASKED)
         codes = contents.codes(grants * (ROUNDS + 1))
-        families = contents.codes(CONNECTIONS * (ROUNDS + 1))
+        families = contents.codes(grants * (ROUNDS + 1) + CONNECTIONS)
         rows = {
             "hello": Measured(hello, "/", 2 * requests, constant(hello_requests())),
             "hello, asked the same": Measured(hello, "/", requests, constant(introspections(hello.url, asked))),
@@ -181,7 +155,7 @@ def measure(quick: bool) -> Iterator[Result]:
                 plain, "/token", requests // 2, constant(client_credentials(plain.url, SIGNED_RESOURCE))
             ),
             "code and PKCE": Measured(plain, "/token", grants, redemptions(plain.url, codes)),
-            "refresh": Measured(plain, "/token", requests // 4, chains(plain.url, families)),
+            "refresh": Measured(plain, "/token", grants, rotations(plain.url, families)),
         }
         found = interleaved({name: row.once for name, row in rows.items()})
         yield result("hello, processor time", found["hello"], " µs")

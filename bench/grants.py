@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from bench.authorization import redemption, refresh
 from bench.authorization_server import Contents, authorization_server, valkey
-from bench.http_load import Next, run
+from bench.http_load import bodies_of
 from bench.load import CLIENT_CORE
 from bench.rounds import Result, pin, result
 from tests.stores import eventually
@@ -22,24 +22,6 @@ MOST_MB = 150.0
 _CONNECTIONS = 8
 _PER = 100_000
 _LONG, _SHORT = "3600", "1"  # seconds: so that none ends meanwhile, and that all do
-
-
-def collecting(messages: Iterator[bytes], bodies: list[bytes]) -> list[Next]:
-    """Connections that send the messages, and keep the answers to all but the last of each connection."""
-
-    def make(body: bytes | None) -> bytes:
-        if body is not None:
-            bodies.append(body)
-        return next(messages)
-
-    return [make] * _CONNECTIONS
-
-
-def _send(url: str, messages: list[bytes]) -> list[bytes]:
-    bodies: list[bytes] = []
-    answers = run(f"{url}/token", len(messages), collecting(iter(messages), bodies))
-    assert not answers.refused, answers.refused[0]
-    return bodies
 
 
 def measure(quick: bool) -> Iterator[Result]:
@@ -79,7 +61,7 @@ def _refreshed(count: int) -> int:
         bodies = _redeem(contents, brief.url, count)
         # The store drops what has expired when it is looked at, and else only most of it.
         eventually(lambda: not any(contents.client.scan_iter("*:a:*", 5_000)), "access tokens do not expire", 60)
-        _send(target.url, [refresh(target.url, json.loads(each)["refresh_token"]) for each in bodies])
+        bodies_of(target.url, [refresh(target.url, json.loads(each)["refresh_token"]) for each in bodies], _CONNECTIONS)
         return contents.used_bytes() - empty
 
 
@@ -94,4 +76,5 @@ def _prepared(contents: Contents, count: int) -> int:
 
 
 def _redeem(contents: Contents, url: str, count: int) -> list[bytes]:
-    return _send(url, [redemption(url, each) for each in contents.codes(count, _users(count))])
+    codes = contents.codes(count, _users(count))
+    return bodies_of(url, [redemption(url, each) for each in codes], _CONNECTIONS)

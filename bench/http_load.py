@@ -121,6 +121,21 @@ def run(url: str, requests: int, makers: list[Next]) -> Answers:
     return run_together([Load(url, requests, makers)])
 
 
+def bodies_of(url: str, messages: list[bytes], connections: int) -> list[bytes]:
+    """Send these, and see that none is refused; the bodies of all answers but the last on each connection."""
+    bodies: list[bytes] = []
+    waiting = iter(messages)
+
+    def make(body: bytes | None) -> bytes:
+        if body is not None:
+            bodies.append(body)
+        return next(waiting)
+
+    answers = run(url, len(messages), [make] * connections)
+    assert not answers.refused, answers.refused[0]
+    return bodies
+
+
 def run_together(loads: list[Load], *, used_before: bool = False) -> Answers:
     """Load several servers at the same time.
 

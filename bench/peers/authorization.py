@@ -13,15 +13,15 @@ from bench.authorization import (
     CONNECTIONS,
     GOALS,
     Measured,
-    chains,
     client_credentials,
     constant,
     hello_requests,
     introspections,
     redemptions,
+    rotations,
 )
 from bench.authorization_server import RESOURCE, SCOPE, Contents, authorization_server, basic, valkey
-from bench.http_load import Next, form_request, run
+from bench.http_load import Next, bodies_of, form_request
 from bench.load import CLIENT_CORE, Server, server
 from bench.peers import servers
 from bench.peers.environment import MissingError, oidc_provider_version
@@ -33,21 +33,6 @@ KEYSTILE = "Keystile"
 OIDC_PROVIDER = "oidc-provider"
 SDK = "MCP SDK's example"
 _WARM_UP_AND_ROUNDS = ROUNDS + 1
-
-
-def answers_of(url: str, messages: list[bytes]) -> list[bytes]:
-    """The bodies of the answers to all of these messages but the last, in their order, on one connection."""
-    bodies: list[bytes] = []
-    waiting = iter(messages)
-
-    def make(body: bytes | None) -> bytes:
-        if body is not None:
-            bodies.append(body)
-        return next(waiting)
-
-    answers = run(url, len(messages), [make])
-    assert not answers.refused, answers.refused[0]
-    return bodies
 
 
 def tokens_in(bodies: list[bytes]) -> list[str]:
@@ -99,20 +84,21 @@ def _keystile(stack: ExitStack, rows: _Rows, grants: int) -> None:
     target = stack.enter_context(authorization_server(store_port))
     contents = Contents(store_port)
     tokens = contents.access_tokens(ASKED, target.url)
-    codes, families = contents.codes(grants * _WARM_UP_AND_ROUNDS), contents.codes(CONNECTIONS * _WARM_UP_AND_ROUNDS)
+    measured = grants * _WARM_UP_AND_ROUNDS
+    codes, families = contents.codes(measured), contents.codes(measured + CONNECTIONS)
     rows.add(f"introspection, {KEYSTILE}", target, "/introspect", 1, constant(introspections(target.url, tokens)))
     rows.add(
         f"client_credentials, {KEYSTILE}", target, "/token", 0.5, constant(client_credentials(target.url, RESOURCE))
     )
     rows.add(f"code and PKCE, {KEYSTILE}", target, "/token", 0.2, redemptions(target.url, codes))
-    rows.add(f"refresh, {KEYSTILE}", target, "/token", 0.2, chains(target.url, families))
+    rows.add(f"refresh, {KEYSTILE}", target, "/token", 0.2, rotations(target.url, families))
 
 
 def _oidc_provider(stack: ExitStack, rows: _Rows) -> None:
     target = stack.enter_context(servers.oidc_provider())
     parameters = {"grant_type": "client_credentials", "resource": RESOURCE, "scope": SCOPE}
     asking = form_request(f"{target.url}/token", parameters, basic("machine"))
-    tokens = tokens_in(answers_of(target.url, [asking] * (ASKED + 1)))
+    tokens = tokens_in(bodies_of(target.url, [asking] * (ASKED + 1), 1))
     path = "/token/introspection"
     questions = [form_request(f"{target.url}{path}", {"token": each}, basic("tools")) for each in tokens]
     assert_active(target.url, questions[0])
@@ -121,21 +107,22 @@ def _oidc_provider(stack: ExitStack, rows: _Rows) -> None:
 
 
 def _sdk(stack: ExitStack, rows: _Rows, grants: int) -> None:
-    measured, families = grants * _WARM_UP_AND_ROUNDS, CONNECTIONS * _WARM_UP_AND_ROUNDS
+    measured = grants * _WARM_UP_AND_ROUNDS
+    families = measured + CONNECTIONS
     codes = [code_text(number) for number in range(measured + families + ASKED + 1)]
     target = stack.enter_context(servers.sdk_example(len(codes)))
     asked = redemptions(target.url, codes[measured + families :])()[0]
-    tokens = tokens_in(answers_of(target.url, [asked(None) for _ in range(ASKED + 1)]))
+    tokens = tokens_in(bodies_of(target.url, [asked(None) for _ in range(ASKED + 1)], 1))
     questions = introspections(target.url, tokens)
     assert_active(target.url, questions[0])
     rows.add(f"introspection, {SDK}", target, "/introspect", 1, constant(questions))
     rows.add(f"code and PKCE, {SDK}", target, "/token", 0.2, redemptions(target.url, codes[:measured]))
-    rows.add(f"refresh, {SDK}", target, "/token", 0.2, chains(target.url, codes[measured : measured + families]))
+    rows.add(f"refresh, {SDK}", target, "/token", 0.2, rotations(target.url, codes[measured : measured + families]))
 
 
 def assert_active(url: str, question: bytes) -> None:
     """See that the first question about a token is answered as it must be, so that no refusal is measured."""
-    answer = json.loads(answers_of(url, [question] * 2)[0])
+    answer = json.loads(bodies_of(url, [question] * 2, 1)[0])
     assert answer["active"] is True, answer
     assert answer["aud"] == RESOURCE, answer
     assert urlsplit(answer["iss"]).netloc == urlsplit(url).netloc, answer

@@ -2,14 +2,16 @@
 
 import secrets
 import time
-from functools import cache, partial
+from collections.abc import Coroutine
+from functools import cache
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from keystile_auth.clients.authentication import ClientAuthenticator
+from keystile_auth.clients.authentication import ClientAuthenticator, PresentedCredentials
 from keystile_auth.clients.client import Client
 from keystile_auth.endpoints.answers import CORS, NO_STORE, json_again, send_json
 from keystile_auth.endpoints.parameters import form, ip_of, presented_credentials
@@ -30,6 +32,28 @@ _EVENTS = {
     "refreshed": EventType.TOKEN_REFRESHED,
     "repaired": EventType.REFRESH_TOKEN_GENERATION_LOST,
 }
+
+
+class _Asked:
+    """A token request. What it says is read once, though it may come again and again."""
+
+    def __init__(self, request: Request) -> None:
+        self.ip = ip_of(request)
+        self._request = request
+        self._parameters: dict[str, str] | None = None
+        self._presented: PresentedCredentials | None = None
+
+    async def parameters(self) -> dict[str, str]:
+        """As `form`."""
+        if self._parameters is None:
+            self._parameters = await form(self._request)
+        return self._parameters
+
+    def presented(self, parameters: dict[str, str]) -> PresentedCredentials:
+        """As `presented_credentials`."""
+        if self._presented is None:
+            self._presented = presented_credentials(self._request, parameters)
+        return self._presented
 
 
 class TokenEndpoint:
@@ -65,7 +89,7 @@ class TokenEndpoint:
 
     async def post(self, request: Request) -> Response:
         """One token request that comes by the framework: of a script in a browser."""
-        return Response(await self._serve(request), headers=NO_STORE, media_type="application/json")
+        return Response(await self._serve(_Asked(request)), headers=NO_STORE, media_type="application/json")
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> AnswerAgain:
         """One token request that comes by `Direct`.
@@ -74,23 +98,32 @@ class TokenEndpoint:
             OAuthError: it is refused; nothing was answered yet.
             StoreUnavailableError: the store is away; nothing was answered yet.
         """
-        await send_json(send, await self._serve(Request(scope, receive)))
-        return partial(self._serve_again, scope)
+        await send_json(send, await self._serve(_Asked(Request(scope, receive))))
+        return self._again(scope)
 
-    async def _serve_again(self, scope: Scope, body: bytes) -> Answer:
-        async def receive() -> Message:
-            return {"type": "http.request", "body": body}
+    def _again(self, scope: Scope) -> AnswerAgain:
+        last_body = b""
+        last: _Asked | None = None
 
-        return json_again(await self._serve(Request(scope, receive)))
+        def serve_again(body: bytes) -> Coroutine[Any, Any, Answer]:
+            nonlocal last_body, last
+            if last is None or body != last_body:
+                last_body, last = body, _Asked(Request(scope, _receiving(body)))
+            return self._serve_again(last)
 
-    async def _serve(self, request: Request) -> str:
+        return serve_again
+
+    async def _serve_again(self, asked: _Asked) -> Answer:
+        return json_again(await self._serve(asked))
+
+    async def _serve(self, asked: _Asked) -> str:
         started = time.perf_counter()
-        ip, grant_type, client_id = ip_of(request), "unknown", None
+        ip, grant_type, client_id = asked.ip, "unknown", None
         try:
-            parameters = await form(request)
+            parameters = await asked.parameters()
             if parameters.get("grant_type") in GRANT_TYPES:
                 grant_type = parameters["grant_type"]
-            client = await self._authenticate(request, parameters, ip)
+            client = await self._authenticate(asked.presented(parameters), ip)
             client_id = client.id
             answer = await self._grant(client, parameters)
         except OAuthError as problem:
@@ -105,8 +138,7 @@ class TokenEndpoint:
         self._record(answer, Actor(answer.sub, client.id, ip), grant_type)
         return answer.to_json()
 
-    async def _authenticate(self, request: Request, parameters: dict[str, str], ip: str) -> Client:
-        presented = presented_credentials(request, parameters)
+    async def _authenticate(self, presented: PresentedCredentials, ip: str) -> Client:
         try:
             return await self._authenticator.authenticate(presented, ip)
         except OAuthError as problem:
@@ -173,6 +205,13 @@ class TokenEndpoint:
                 return
         actor = Actor(grant.sub, actor.client_id, actor.ip)
         self._audit.record(kind, "denied", actor, target={"resource": grant.resource, "grant": grant.id})
+
+
+def _receiving(body: bytes) -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    return receive
 
 
 def _required(parameters: dict[str, str], name: str) -> str:
