@@ -4,8 +4,6 @@ The one place where a JWS is taken apart (RFC 7515, RFC 7519, and the advice of 
 decide is which of the known keys to try; it never brings a key, and never changes the rules.
 """
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Collection, Iterable
@@ -15,6 +13,8 @@ from typing import Any, Literal
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey, import_key
+
+from keystile_common import base64url
 
 MAX_CHARACTERS = 8 * 1024
 LEEWAY_SECONDS = 30
@@ -153,12 +153,12 @@ def audiences_of(claims: dict[str, Any]) -> list[str]:
 
 def _object(segment: str) -> dict[str, Any]:
     try:
-        data = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+        data = base64url.decode(segment)
         # The last character has spellings that decode alike; a token has one.
-        if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != segment:
+        if base64url.encode(data) != segment:
             raise ValueError
         value = json.loads(data.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
-    except (binascii.Error, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         raise JwsError("malformed", "is not a signed JWT: a part of it is not JSON in base64url") from None
     if not isinstance(value, dict):
         raise JwsError("malformed", "is not a signed JWT: a part of it is not a JSON object")

@@ -83,7 +83,7 @@ class Store:
         # What a command may wait for something to happen, so that it ends well before it is given up.
         self.longest_wait_ms = max(1, int(command_seconds * 500))
         self._metrics = metrics
-        self._tracer = tracer
+        self._tracer = None if isinstance(tracer, NoOpTracer) else tracer  # its spans would be seen by nobody
         self._durations: dict[str, Histogram] = {}
 
     def operation(self, name: str) -> "Operation":
@@ -207,16 +207,16 @@ class Operation:
 
     __slots__ = ("_duration", "_metrics", "_name", "_span", "_started", "_tracer")
 
-    def __init__(self, name: str, duration: Histogram, metrics: StoreMetrics, tracer: Tracer) -> None:
+    def __init__(self, name: str, duration: Histogram, metrics: StoreMetrics, tracer: Tracer | None) -> None:
         self._name = name
         self._duration = duration
         self._metrics = metrics
         self._tracer = tracer
+        self._span: Span = INVALID_SPAN
 
     def __enter__(self) -> Self:
         self._started = time.perf_counter()
-        self._span: Span = INVALID_SPAN
-        if not isinstance(self._tracer, NoOpTracer):  # its spans would be seen by nobody
+        if self._tracer is not None:
             self._span = self._tracer.start_span(
                 f"store {self._name}", kind=SpanKind.CLIENT, attributes={"db.system.name": "redis"}
             )
@@ -226,6 +226,8 @@ class Operation:
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._duration.observe(time.perf_counter() - self._started)
+        if problem is None and self._tracer is None:
+            return
         try:
             if isinstance(problem, exceptions.RedisError | OSError):
                 failure = _failure(problem)

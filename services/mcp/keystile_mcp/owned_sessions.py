@@ -5,7 +5,6 @@ nothing has to be remembered, and any replica with the same key can tell. An id 
 answered as one that does not exist (MCP, session hijacking).
 """
 
-import base64
 import contextlib
 import hashlib
 import hmac
@@ -18,6 +17,7 @@ from mcp.server.auth.provider import AccessToken, principal_components
 from mcp_types import INVALID_REQUEST
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keystile_common import base64url
 from keystile_mcp.json_rpc import refuse
 from keystile_mcp.session_store import SessionStore
 
@@ -87,4 +87,4 @@ class OwnedSessions:
         # As JSON, so that no two owners read the same.
         text = json.dumps([*principal_components(owner), session_id.decode("latin-1")]).encode()
         digest = hmac.digest(self._key, text, hashlib.sha256)[:_CODE_BYTES]
-        return base64.urlsafe_b64encode(digest).rstrip(b"=")
+        return base64url.encode(digest).encode()

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -169,7 +168,7 @@ async def test_a_grant_is_listed_anew_once_in_a_tenth_of_its_life(store: Store) 
     for used, now in ((begin, begin + window - 1), (begin + window - 1, begin + window), (begin, begin + 2 * window)):
         await store.redis.delete(listing)
         store_at = GrantStore(store, clock=lambda now=now: now)  # type: ignore[misc]
-        await store_at.relist(replace(grant, used=used * 1000), life)
+        await store_at.relist(grant._replace(used=used * 1000), life)
         outcomes.append(await store.redis.zscore(listing, grant_id) is not None)
     assert outcomes == [False, True, True]
 

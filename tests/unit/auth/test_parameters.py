@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from keystile_auth.clients.authentication import JWT_BEARER
 from keystile_auth.endpoints.parameters import (
+    authorization_of,
     bearer_token,
     form,
     ip_of,
@@ -32,6 +33,11 @@ def request(body: bytes = b"", **headers: str) -> Request:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return Request({"type": "http", "method": "POST", "headers": pairs, "path": "/", "query_string": b""}, receive)
+
+
+def sent(**headers: str) -> list[str]:
+    """What `presented_credentials` gets of a request with these headers."""
+    return authorization_of(request(b"", **headers))
 
 
 def basic(text: str) -> str:
@@ -131,27 +137,27 @@ async def test_a_body_that_is_not_one_plain_json_object_is_invalid_metadata(body
 @given(VISIBLE, VISIBLE)
 def test_basic_carries_form_encoded_id_and_secret(client_id: str, secret: str) -> None:
     authorization = basic(f"{quote(client_id, safe='')}:{quote(secret, safe='')}")
-    presented = presented_credentials(request(authorization=authorization), {})
+    presented = presented_credentials(sent(authorization=authorization), {})
     assert (presented.method, presented.client_id, presented.secret) == ("client_secret_basic", client_id, secret)
-    assert presented_credentials(request(authorization=authorization), {"client_id": client_id}) == presented
+    assert presented_credentials(sent(authorization=authorization), {"client_id": client_id}) == presented
 
 
 def test_a_body_carries_id_and_secret() -> None:
-    presented = presented_credentials(request(), {"client_id": "c", "client_secret": "s"})
+    presented = presented_credentials(sent(), {"client_id": "c", "client_secret": "s"})
     assert (presented.method, presented.client_id, presented.secret) == ("client_secret_post", "c", "s")
 
 
 def test_an_id_alone_is_a_public_client() -> None:
-    presented = presented_credentials(request(), {"client_id": "c"})
+    presented = presented_credentials(sent(), {"client_id": "c"})
     assert (presented.method, presented.client_id, presented.secret) == ("none", "c", None)
 
 
 def test_an_assertion_names_its_client_by_sub_where_client_id_is_left_out() -> None:
     payload = base64.urlsafe_b64encode(b'{"sub": "c"}').rstrip(b"=").decode()
     parameters = {"client_assertion": f"x.{payload}.y", "client_assertion_type": JWT_BEARER}
-    presented = presented_credentials(request(), parameters)
+    presented = presented_credentials(sent(), parameters)
     assert (presented.method, presented.client_id) == ("private_key_jwt", "c")
-    assert presented_credentials(request(), {**parameters, "client_id": "other"}).client_id == "other"
+    assert presented_credentials(sent(), {**parameters, "client_id": "other"}).client_id == "other"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +166,7 @@ def test_an_assertion_names_its_client_by_sub_where_client_id_is_left_out() -> N
 def test_an_assertion_that_names_no_client_is_an_invalid_client(assertion: str) -> None:
     parameters = {"client_assertion": assertion, "client_assertion_type": JWT_BEARER}
     with pytest.raises(OAuthError) as raised:
-        presented_credentials(request(), parameters)
+        presented_credentials(sent(), parameters)
     assert raised.value.code == "invalid_client"
 
 
@@ -168,7 +174,7 @@ def test_an_assertion_that_names_no_client_is_an_invalid_client(assertion: str) 
 def test_an_assertion_of_another_type_is_an_invalid_request(kind: str | None) -> None:
     parameters = {"client_assertion": "x", **({"client_assertion_type": kind} if kind else {})}
     with pytest.raises(OAuthError) as raised:
-        presented_credentials(request(), parameters)
+        presented_credentials(sent(), parameters)
     assert raised.value.code == "invalid_request"
 
 
@@ -183,7 +189,7 @@ def test_an_assertion_of_another_type_is_an_invalid_request(kind: str | None) ->
 )
 def test_a_client_must_not_authenticate_in_two_ways_at_once(parameters: dict[str, str]) -> None:
     with pytest.raises(OAuthError) as raised:
-        presented_credentials(request(authorization=basic("c:s")), parameters)
+        presented_credentials(sent(authorization=basic("c:s")), parameters)
     assert raised.value.code == "invalid_request"
 
 
@@ -192,18 +198,18 @@ def test_a_client_must_not_authenticate_in_two_ways_at_once(parameters: dict[str
 )
 def test_an_authorization_header_that_is_not_basic_is_an_invalid_client(authorization: str) -> None:
     with pytest.raises(OAuthError) as raised:
-        presented_credentials(request(authorization=authorization), {"client_id": "c"})
+        presented_credentials(sent(authorization=authorization), {"client_id": "c"})
     assert raised.value.code == "invalid_client"
 
 
 def test_a_request_without_any_credentials_is_an_invalid_client() -> None:
     with pytest.raises(OAuthError) as raised:
-        presented_credentials(request(), {"client_secret": "s"})
+        presented_credentials(sent(), {"client_secret": "s"})
     assert raised.value.code == "invalid_client"
 
 
 def test_credentials_do_not_show_themselves_when_they_are_printed() -> None:
-    presented = presented_credentials(request(authorization=basic("c:s3cret")), {})
+    presented = presented_credentials(sent(authorization=basic("c:s3cret")), {})
     assert "s3cret" not in repr(presented)
 
 

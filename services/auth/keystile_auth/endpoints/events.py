@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from keystile_auth.clients.authentication import ResourceAuthenticator
 from keystile_auth.endpoints.answers import no_store
-from keystile_auth.endpoints.parameters import ip_of, json_object, presented_credentials
+from keystile_auth.endpoints.parameters import authorization_of, ip_of, json_object, presented_credentials
 from keystile_auth.errors import OAuthError, RateLimitedError
 from keystile_auth.store.revocation_feed import Batch, Place, RevocationFeed, TooManyWaitingError
 from keystile_auth.store.revocations import EntryId, RevocationStore
@@ -107,7 +107,7 @@ class EventsEndpoint:
         given = {name: body[name] for name in _CREDENTIALS if name in body}
         if not all(isinstance(value, str) for value in given.values()):
             raise OAuthError("invalid_request", f"{', '.join(_CREDENTIALS)} must be strings")
-        presented = presented_credentials(request, given)
+        presented = presented_credentials(authorization_of(request), given)
         try:
             return await self._authenticator.authenticate(presented)
         except OAuthError as problem:

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from keystile_auth.clients.authentication import ResourceAuthenticator
 from keystile_auth.endpoints.answers import json_again, send_json
-from keystile_auth.endpoints.parameters import FORM, form, ip_of, presented_credentials
+from keystile_auth.endpoints.parameters import FORM, authorization_of, form, ip_of, presented_credentials
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.tokens.access_token import AccessTokens
@@ -126,7 +126,7 @@ class IntrospectionEndpoint:
         return await self._answer(parameters["token"], resource)
 
     async def _authenticate(self, request: Request, parameters: dict[str, str]) -> Resource:
-        presented = presented_credentials(request, parameters)
+        presented = presented_credentials(authorization_of(request), parameters)
         try:
             return await self._authenticator.authenticate(presented)
         except OAuthError as problem:

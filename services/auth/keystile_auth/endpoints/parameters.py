@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from keystile_auth.clients.authentication import JWT_BEARER, PresentedCredentials
 from keystile_auth.errors import OAuthError
+from keystile_common import base64url
 
 MAX_PARAMETERS = 50
 _CONTROL = re.compile(r"[\x00-\x1f]")
@@ -28,14 +29,13 @@ def parse(text: str) -> tuple[dict[str, str], set[str]]:
     pieces = text.split("&")
     if len(pieces) > MAX_PARAMETERS:
         raise _malformed()
+    _refuse_control(text)
     values: dict[str, str] = {}
     repeated = set()
     for piece in filter(None, pieces):
         name, _, value = piece.partition("=")
         if "%" in piece or "+" in piece:
             name, value = _decoded(name), _decoded(value)
-        if _CONTROL.search(name) or _CONTROL.search(value):
-            raise OAuthError("invalid_request", "a parameter has a control character")
         if name in values:
             repeated.add(name)
         values.setdefault(name, value)
@@ -43,10 +43,19 @@ def parse(text: str) -> tuple[dict[str, str], set[str]]:
 
 
 def _decoded(text: str) -> str:
+    if "%" not in text and "+" not in text:
+        return text
     try:
-        return unquote_to_bytes(text.replace("+", " ")).decode()
+        decoded = unquote_to_bytes(text.replace("+", " ")).decode()
     except UnicodeDecodeError:
         raise _malformed() from None
+    _refuse_control(decoded)
+    return decoded
+
+
+def _refuse_control(text: str) -> None:
+    if _CONTROL.search(text):
+        raise OAuthError("invalid_request", "a parameter has a control character")
 
 
 def _malformed() -> OAuthError:
@@ -87,11 +96,25 @@ async def form(request: Request, *, folded: bool = False) -> dict[str, str]:
     Raises:
         OAuthError: `invalid_request`: another content type, not a form, or a parameter twice.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != FORM:
-        raise OAuthError("invalid_request", f"the body must be {FORM}")
+    if not is_form(request):
+        raise not_a_form()
+    return form_of(await body_of(request), folded=folded)
+
+
+def is_form(request: Request) -> bool:
+    """Whether a request says that its body is a form."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
+
+
+def not_a_form() -> OAuthError:
+    """What to answer where it does not."""
+    return OAuthError("invalid_request", f"the body must be {FORM}")
+
+
+def form_of(body: bytes, *, folded: bool = False) -> dict[str, str]:
+    """As `form`, of a body that has come, whatever its type."""
     try:
-        text = (await _body(request)).decode("ascii")
+        text = body.decode("ascii")
     except UnicodeDecodeError:
         raise OAuthError("invalid_request", f"the body must be {FORM}: percent-encoded ASCII") from None
     if folded:
@@ -99,7 +122,7 @@ async def form(request: Request, *, folded: bool = False) -> dict[str, str]:
     return single(parse(text))
 
 
-async def _body(request: Request) -> bytes:
+async def body_of(request: Request) -> bytes:
     """As `Request.body`, which makes a generator for what is nearly always one piece."""
     pieces = []
     while True:
@@ -130,13 +153,21 @@ async def json_object(request: Request, code: str = "invalid_client_metadata") -
     return value
 
 
-def presented_credentials(request: Request, parameters: dict[str, str]) -> PresentedCredentials:
+def authorization_of(request: Request) -> list[str]:
+    """The values of a request's Authorization headers, of which it may have one."""
+    return request.headers.getlist("authorization")
+
+
+def presented_credentials(authorization: list[str], parameters: dict[str, str]) -> PresentedCredentials:
     """What a request brings to say which client sends it (RFC 6749 section 2.3.1, RFC 7521 section 4.2).
+
+    Args:
+        authorization: from `authorization_of`.
+        parameters: of the body.
 
     Raises:
         OAuthError: `invalid_request` when it uses two ways at once; `invalid_client` when it uses none.
     """
-    authorization = request.headers.getlist("authorization")
     basic = bool(authorization)
     ways = [basic, "client_secret" in parameters, "client_assertion" in parameters]
     if sum(ways) > 1 or len(authorization) > 1:
@@ -188,7 +219,7 @@ def _unverified_subject(assertion: str) -> str:
     """The client an assertion speaks of, to find the keys to check it with."""
     try:
         payload = assertion.split(".")[1]
-        subject = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["sub"]
+        subject = json.loads(base64url.decode(payload))["sub"]
     except (IndexError, ValueError, KeyError, TypeError, RecursionError):
         subject = None
     if not isinstance(subject, str) or not subject:

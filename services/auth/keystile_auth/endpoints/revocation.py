@@ -9,7 +9,7 @@ from starlette.routing import Route
 from keystile_auth.clients.authentication import ClientAuthenticator
 from keystile_auth.clients.client import Client
 from keystile_auth.endpoints.answers import CORS, NO_STORE
-from keystile_auth.endpoints.parameters import form, ip_of, presented_credentials
+from keystile_auth.endpoints.parameters import authorization_of, form, ip_of, presented_credentials
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.tokens import opaque
@@ -45,7 +45,7 @@ class RevocationEndpoint:
     async def post(self, request: Request) -> Response:
         """One revocation request; 200 whether there was such a token or not (section 2.2)."""
         parameters = await form(request)
-        presented = presented_credentials(request, parameters)
+        presented = presented_credentials(authorization_of(request), parameters)
         ip = ip_of(request)
         try:
             client = await self._authenticator.authenticate(presented, ip)

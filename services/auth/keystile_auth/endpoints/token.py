@@ -3,18 +3,26 @@
 import secrets
 import time
 from collections.abc import Coroutine
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from keystile_auth.clients.authentication import ClientAuthenticator, PresentedCredentials
 from keystile_auth.clients.client import Client
 from keystile_auth.endpoints.answers import CORS, NO_STORE, json_again, send_json
-from keystile_auth.endpoints.parameters import form, ip_of, presented_credentials
+from keystile_auth.endpoints.parameters import (
+    authorization_of,
+    body_of,
+    form_of,
+    ip_of,
+    is_form,
+    not_a_form,
+    presented_credentials,
+)
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant, CodeRequest, CodeReusedError
 from keystile_auth.grants.client_credentials import ClientCredentialsGrant
@@ -34,26 +42,38 @@ _EVENTS = {
 }
 
 
-class _Asked:
-    """A token request. What it says is read once, though it may come again and again."""
+class _Head:
+    """What the head of a token request says; requests that recur have it in common."""
 
     def __init__(self, request: Request) -> None:
         self.ip = ip_of(request)
-        self._request = request
-        self._parameters: dict[str, str] | None = None
-        self._presented: PresentedCredentials | None = None
+        self.is_form = is_form(request)
+        self.authorization = authorization_of(request)
 
-    async def parameters(self) -> dict[str, str]:
+
+class _Asked:
+    """A token request. What it says is read once, though it may come again and again."""
+
+    def __init__(self, head: _Head, body: bytes) -> None:
+        self._head = head
+        self._body = body
+
+    @property
+    def ip(self) -> str:
+        """As `ip_of`."""
+        return self._head.ip
+
+    @cached_property
+    def parameters(self) -> dict[str, str]:
         """As `form`."""
-        if self._parameters is None:
-            self._parameters = await form(self._request)
-        return self._parameters
+        if not self._head.is_form:
+            raise not_a_form()
+        return form_of(self._body)
 
-    def presented(self, parameters: dict[str, str]) -> PresentedCredentials:
+    @cached_property
+    def presented(self) -> PresentedCredentials:
         """As `presented_credentials`."""
-        if self._presented is None:
-            self._presented = presented_credentials(self._request, parameters)
-        return self._presented
+        return presented_credentials(self._head.authorization, self.parameters)
 
 
 class TokenEndpoint:
@@ -89,7 +109,8 @@ class TokenEndpoint:
 
     async def post(self, request: Request) -> Response:
         """One token request that comes by the framework: of a script in a browser."""
-        return Response(await self._serve(_Asked(request)), headers=NO_STORE, media_type="application/json")
+        asked = _Asked(_Head(request), await body_of(request))
+        return Response(await self._serve(asked), headers=NO_STORE, media_type="application/json")
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> AnswerAgain:
         """One token request that comes by `Direct`.
@@ -98,17 +119,17 @@ class TokenEndpoint:
             OAuthError: it is refused; nothing was answered yet.
             StoreUnavailableError: the store is away; nothing was answered yet.
         """
-        await send_json(send, await self._serve(_Asked(Request(scope, receive))))
-        return self._again(scope)
+        request = Request(scope, receive)
+        head, body = _Head(request), await body_of(request)
+        asked = _Asked(head, body)
+        await send_json(send, await self._serve(asked))
+        return self._again(head, body, asked)
 
-    def _again(self, scope: Scope) -> AnswerAgain:
-        last_body = b""
-        last: _Asked | None = None
-
+    def _again(self, head: _Head, last_body: bytes, last: _Asked) -> AnswerAgain:
         def serve_again(body: bytes) -> Coroutine[Any, Any, Answer]:
             nonlocal last_body, last
-            if last is None or body != last_body:
-                last_body, last = body, _Asked(Request(scope, _receiving(body)))
+            if body != last_body:
+                last_body, last = body, _Asked(head, body)
             return self._serve_again(last)
 
         return serve_again
@@ -120,10 +141,10 @@ class TokenEndpoint:
         started = time.perf_counter()
         ip, grant_type, client_id = asked.ip, "unknown", None
         try:
-            parameters = await asked.parameters()
+            parameters = asked.parameters
             if parameters.get("grant_type") in GRANT_TYPES:
                 grant_type = parameters["grant_type"]
-            client = await self._authenticate(asked.presented(parameters), ip)
+            client = await self._authenticate(asked.presented, ip)
             client_id = client.id
             answer = await self._grant(client, parameters)
         except OAuthError as problem:
@@ -150,7 +171,6 @@ class TokenEndpoint:
             raise
 
     async def _grant(self, client: Client, parameters: dict[str, str]) -> TokenResponse:
-        attempt = secrets.token_urlsafe(12)
         resource = parameters.get("resource")
         match parameters.get("grant_type"):
             case "authorization_code":
@@ -159,12 +179,12 @@ class TokenEndpoint:
                     parameters.get("code_verifier"),
                     parameters.get("redirect_uri"),
                     resource,
-                    attempt,
+                    _new_attempt(),
                 )
                 return await self._authorization_code.redeem(client, request)
             case "refresh_token":
                 refresh = RefreshRequest(
-                    _required(parameters, "refresh_token"), parameters.get("scope"), resource, attempt
+                    _required(parameters, "refresh_token"), parameters.get("scope"), resource, _new_attempt()
                 )
                 return await self._refresh_token.rotate(client, refresh)
             case "client_credentials":
@@ -207,11 +227,8 @@ class TokenEndpoint:
         self._audit.record(kind, "denied", actor, target={"resource": grant.resource, "grant": grant.id})
 
 
-def _receiving(body: bytes) -> Receive:
-    async def receive() -> Message:
-        return {"type": "http.request", "body": body}
-
-    return receive
+def _new_attempt() -> str:
+    return secrets.token_urlsafe(12)
 
 
 def _required(parameters: dict[str, str], name: str) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import re
-from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 
 from keystile_auth.clients.client import Client, Source
@@ -20,6 +19,7 @@ from keystile_auth.store.users import User
 from keystile_auth.tokens import opaque
 from keystile_auth.tokens.access_token import AccessTokens, Subject
 from keystile_auth.tokens.resources import Resource, Resources
+from keystile_common import base64url
 
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
@@ -147,7 +147,7 @@ class AuthorizationCodeGrant:
         if not _VERIFIER.fullmatch(request.code_verifier):
             raise _invalid("code_verifier must be 43 to 128 characters of A-Z a-z 0-9 - . _ ~")
         digest = hashlib.sha256(request.code_verifier.encode()).digest()
-        if not hmac.compare_digest(urlsafe_b64encode(digest).rstrip(b"=").decode(), grant.code.challenge):
+        if not hmac.compare_digest(base64url.encode(digest), grant.code.challenge):
             raise _invalid("code_verifier does not match the code_challenge")
 
 

@@ -1,7 +1,6 @@
 """All identities of an installation: who a person is here, and whether an identity still stands by somebody."""
 
 import asyncio
-import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +26,7 @@ from keystile_auth.identity.settings import IdentitySettings
 from keystile_auth.store.upstream import UpstreamStore
 from keystile_auth.store.users import User, UserStore
 from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
+from keystile_common import base64url
 from keystile_common.client_certificate import ClientCertificate
 from keystile_common.metrics import JwksMetrics
 from keystile_common.settings import SettingsError
@@ -305,7 +305,7 @@ class Identities:
         settings = self._settings[name]
         issuer = self.providers[name].issuer if name in self.providers else _issuer(settings)
         text = json.dumps([settings.kind, name, issuer, subject])
-        return f"user_{base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()}"
+        return f"user_{base64url.encode(hashlib.sha256(text.encode()).digest())}"
 
     def _sealed(self, sub: str, credential: str) -> str:
         if not credential:

@@ -1,6 +1,5 @@
 """ID tokens, checked as OpenID Connect Core section 3.1.3.7 asks, and no looser."""
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keystile_auth.identity.answer import SignInRefusedError
+from keystile_common import base64url
 from keystile_common.jws import LEEWAY_SECONDS, JwsError, Key, UnverifiedJwt, audiences_of, numeric_date, parse, verify
 
 MAX_CHARACTERS = 64 * 1024
@@ -100,7 +100,7 @@ def _half_hash(algorithm: str, access_token: object) -> str | None:
     if not isinstance(access_token, str):
         return None
     digest = _HASHES.get(algorithm, hashlib.sha256)(access_token.encode()).digest()
-    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()
+    return base64url.encode(digest[: len(digest) // 2])
 
 
 def _refused(what: str) -> SignInRefusedError:

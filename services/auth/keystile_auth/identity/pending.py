@@ -1,11 +1,11 @@
 """Sign-ins that are on their way at another server: one browser each, once, for a few minutes."""
 
 import secrets
-from base64 import urlsafe_b64encode
 
 from keystile_auth.identity.attempt import Attempt
 from keystile_auth.store.upstream import PendingSignIn, UpstreamStore
 from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
+from keystile_common import base64url
 
 _MAX_STATE_CHARACTERS = 64
 _POSTED_SECONDS = 60
@@ -79,4 +79,4 @@ class PendingSignIns:
 
     def _made_from(self, state: str, purpose: str) -> str:
         digest = self._master_key.mac(f"upstream {purpose}", state.encode())
-        return urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return base64url.encode(digest)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,6 +20,7 @@ from keystile_auth.identity.answer import (
 )
 from keystile_auth.identity.attempt import Attempt
 from keystile_auth.identity.settings import IdentitySettings
+from keystile_common import base64url
 from keystile_common.certificates import TrustedAuthorities
 from keystile_common.http_client import HttpClient
 
@@ -120,7 +121,7 @@ class Provider(HttpClient):
             "redirect_uri": self._redirect_uri,
             "scope": " ".join(scopes),
             "state": attempt.state,
-            "code_challenge": urlsafe_b64encode(digest).rstrip(b"=").decode(),
+            "code_challenge": base64url.encode(digest),
             "code_challenge_method": "S256",
             **more,
         }

@@ -1,11 +1,10 @@
 """A grant as the store holds it, and what a script on it is given and answers."""
 
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """What an authorization code is bound to (RFC 7636 section 4.4, RFC 6749 section 4.1.3)."""
 
     hash: str
@@ -14,8 +13,7 @@ class Code:
     redeemed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """A user's grant to a client for one resource, as the store holds it. Times in Unix milliseconds."""
 
     id: str
@@ -40,8 +38,7 @@ class Grant:
         return self.state == "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class NewAccessToken:
+class NewAccessToken(NamedTuple):
     """An access token about to be stored: hash, lifetime in seconds, audience, introspection answer.
 
     The answer is JSON without the closing brace; the script adds `iat`, `nbf` and `exp` by the store's clock.
@@ -53,8 +50,7 @@ class NewAccessToken:
     opening: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What an issue, redemption or rotation came to: the script's word, and what holds for the access token.
 
     That is the seconds it has left, when it expires (Unix seconds by the store's clock), and its scope. `is_durable` is

@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from joserfc import jws
-
 from keystile_auth.store.grant import NewAccessToken, Outcome
 from keystile_auth.tokens import opaque
 from keystile_auth.tokens.resources import Resource
@@ -20,7 +18,6 @@ from keystile_common.opaque import PREFIX
 
 TYPE = "at+jwt"
 _ALGORITHMS = ("ES256",)
-_REGISTRY = jws.JWSRegistry(algorithms=list(_ALGORITHMS))
 _REMEMBERED = 1024
 _JTI = re.compile(r"([A-Za-z0-9_-]{16})\.([A-Za-z0-9_-]{43})")
 
@@ -85,9 +82,7 @@ class PreparedAccessToken:
             "scope": outcome.scope,
             **self.subject.limits,
         }
-        header = {"alg": _ALGORITHMS[0], "typ": TYPE, "kid": self.key.kid}
-        payload = to_json(claims)
-        return jws.serialize_compact(header, payload, self.key.key, registry=_REGISTRY)
+        return self.key.sign(TYPE, claims)
 
 
 def jti(token: opaque.Token) -> str:

@@ -10,7 +10,6 @@ The first 16 base64url characters are the grant's id, from which the store's key
 slot) follows. It is a name, not a secret; 160 random bits follow it. Only SHA-256 of a token is stored.
 """
 
-import base64
 import hashlib
 import hmac
 import re
@@ -19,6 +18,7 @@ import struct
 from dataclasses import dataclass
 
 from keystile_auth.tokens.master_key import MasterKey
+from keystile_common import base64url
 from keystile_common.opaque import checksum
 
 _GRANT_BYTES = 12
@@ -40,7 +40,7 @@ class Token:
     @property
     def hash(self) -> str:
         """SHA-256 in base64url without padding, 43 characters."""
-        return _encode(hashlib.sha256(self.text.encode()).digest())
+        return base64url.encode(hashlib.sha256(self.text.encode()).digest())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(grant_id={self.grant_id!r})"
@@ -55,7 +55,7 @@ class RefreshToken(Token):
 
 def new_grant_id() -> str:
     """16 characters, 96 random bits."""
-    return _encode(secrets.token_bytes(_GRANT_BYTES))
+    return base64url.encode(secrets.token_bytes(_GRANT_BYTES))
 
 
 def new_access_token(grant_id: str) -> Token:
@@ -105,18 +105,18 @@ class RefreshTokens:
         """The refresh token that `text` is, or None when we did not make it."""
         if not _REFRESH.fullmatch(text):
             return None
-        data = base64.urlsafe_b64decode(text[7:] + "==")
+        data = base64url.decode(text[7:])
         body, mac = data[:-_MAC_BYTES], data[-_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._sign(body)):
             return None
         grant, generation, _ = _LAYOUT.unpack(body)
-        token = RefreshToken(text, _encode(grant), generation)
+        token = RefreshToken(text, base64url.encode(grant), generation)
         # Base64 has several spellings of its last character; only the one we write is ours.
-        return token if f"kst_rt_{_encode(data)}" == text else None
+        return token if f"kst_rt_{base64url.encode(data)}" == text else None
 
     def _make(self, grant_id: str, generation: int, secret: bytes) -> RefreshToken:
-        body = _LAYOUT.pack(base64.urlsafe_b64decode(grant_id), generation, secret)
-        return RefreshToken(f"kst_rt_{_encode(body + self._sign(body))}", grant_id, generation)
+        body = _LAYOUT.pack(base64url.decode(grant_id), generation, secret)
+        return RefreshToken(f"kst_rt_{base64url.encode(body + self._sign(body))}", grant_id, generation)
 
     def _sign(self, body: bytes) -> bytes:
         return hmac.digest(self._sign_key, body, hashlib.sha256)[:_MAC_BYTES]
@@ -126,7 +126,7 @@ class RefreshTokens:
 
 
 def _checked(kind: str, grant_id: str, secret: bytes) -> Token:
-    text = f"kst_{kind}_{_encode(base64.urlsafe_b64decode(grant_id) + secret)}"
+    text = f"kst_{kind}_{base64url.encode(base64url.decode(grant_id) + secret)}"
     return Token(text + checksum(text), grant_id)
 
 
@@ -135,7 +135,3 @@ def _parse(kind: str, text: str) -> Token | None:
     if not match or match[1] != kind or not hmac.compare_digest(checksum(text[:-6]), text[-6:]):
         return None
     return Token(text, text[7 : 7 + _GRANT_CHARACTERS])
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

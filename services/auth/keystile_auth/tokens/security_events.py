@@ -12,15 +12,9 @@ JWT. So a resource server can tell which of those it has seen have died, and lea
 from collections.abc import Callable
 from typing import Any
 
-from joserfc import jws
-
 from keystile_auth.store.revocations import Revocation
 from keystile_auth.tokens.signing_keys import SigningKeys
-from keystile_common.compact_json import to_json
 from keystile_common.security_events import SESSION_REVOKED, TOKEN_REVOKED, TYPE, VERIFICATION
-
-_ALGORITHM = "ES256"
-_REGISTRY = jws.JWSRegistry(algorithms=[_ALGORITHM])
 
 
 class SecurityEvents:
@@ -73,5 +67,4 @@ class SecurityEvents:
             "sub_id": subject,
             "events": {event: {}},
         }
-        header = {"alg": _ALGORITHM, "typ": TYPE, "kid": key.kid}
-        return jws.serialize_compact(header, to_json(claims), key.key, registry=_REGISTRY)
+        return key.sign(TYPE, claims)

@@ -1,19 +1,19 @@
 """What the authorization endpoint refuses before anybody signs in (OAuth 2.1 section 4.1.1, RFC 8707)."""
 
-import base64
 import hashlib
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
 
 from yarl import URL
 
+from keystile_common import base64url
 from keystile_common.doctor.finding import Checks, Verdict, ok, problem, unknown
 from keystile_common.doctor.probe import Answer
 from keystile_common.doctor.scene import STRANGER, Scene, other_slash
 
 _NEEDS_CLIENT = unknown("It takes a client that is registered.", "With --register this is looked at too.")
 _STRANGE_REDIRECT = f"{STRANGER}/callback"
-_CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(b"keystile-doctor" * 4).digest()).rstrip(b"=").decode()
+_CHALLENGE = base64url.encode(hashlib.sha256(b"keystile-doctor" * 4).digest())
 
 
 async def _authorize(scene: Scene, client_id: str, **changes: str | None) -> Answer:

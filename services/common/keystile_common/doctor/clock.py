@@ -1,12 +1,11 @@
 """Whether clocks agree: tokens are good from one second to another."""
 
-import base64
-import binascii
 import email.utils
 import json
 import time
 from collections.abc import Callable
 
+from keystile_common import base64url
 from keystile_common.doctor.finding import Checks, Verdict, ok, problem, unknown, warning
 from keystile_common.doctor.probe import Answer
 from keystile_common.doctor.scene import Scene
@@ -36,8 +35,8 @@ def issued_at(token: str) -> float | None:
     if len(token) > _MAX_TOKEN_BYTES or len(parts) != 3:  # noqa: PLR2004 (RFC 7515 section 3.1)
         return None
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, binascii.Error, RecursionError):
+        claims = json.loads(base64url.decode(parts[1]))
+    except (ValueError, RecursionError):
         return None
     issued = claims.get("iat") if isinstance(claims, dict) else None
     # What is beyond any clock is no time.
