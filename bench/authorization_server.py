@@ -30,10 +30,12 @@ from keystile_common.metrics import StoreMetrics
 from keystile_common.settings import StoreSettings
 from keystile_common.store import connect
 from tests.auth_server import Pkce
+from tests.cluster import Cluster
 from tests.made_run import free_ports
 
 RESOURCE = "https://tools.example.com/mcp"
 SIGNED_RESOURCE = "https://signed.example.com/mcp"
+PODS_RESOURCE = "https://pods.example.com/mcp"
 SECRET = "bench-secret-" + "b" * 32
 SCOPE = "mcp:basic"
 CALLBACK = "http://127.0.0.1:49152/callback"
@@ -49,14 +51,24 @@ def basic(name: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{SECRET}".encode()).decode()
 
 
-def _settings(port: int, metrics_port: int, store_port: int, cached: int) -> dict[str, object]:
+def _settings(port: int, metrics_port: int, store_port: int, cached: int, cluster: Cluster | None) -> dict[str, object]:
     def resource(uri: str, kind: str) -> dict[str, object]:
         return {"uri": uri, "title": "Tools", "scopes": {SCOPE: "Use them"}, "secret": SECRET, "access_token": kind}
 
+    resources: dict[str, object] = {
+        "tools": resource(RESOURCE, "opaque"),
+        "signed": resource(SIGNED_RESOURCE, "jwt"),
+    }
+    kubernetes: dict[str, object] = {}
+    if cluster is not None:
+        pods = {"uri": PODS_RESOURCE, "title": "Pods", "scopes": {SCOPE: "Use them"}, "service_account": "tools/mcp"}
+        resources["pods"] = pods
+        kubernetes = {"kubernetes": {"url": cluster.url, "token_file": str(cluster.token_file)}}
     return {
+        **kubernetes,
         "issuer": f"http://127.0.0.1:{port}",
         "master_key": _MASTER_KEY,
-        "resources": {"tools": resource(RESOURCE, "opaque"), "signed": resource(SIGNED_RESOURCE, "jwt")},
+        "resources": resources,
         "clients": {
             "machine": {
                 "title": "Machine",
@@ -105,19 +117,23 @@ def valkey_server() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def configured(store_port: int, cached: int = 0) -> Iterator[tuple[int, dict[str, str]]]:
+def configured(
+    store_port: int, cached: int = 0, cluster: Cluster | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Settings for one in a file; gives its port and the variables of its environment."""
     port, metrics_port = free_ports(2)
     with tempfile.TemporaryDirectory(prefix="ks-bench-") as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(yaml.safe_dump(_settings(port, metrics_port, store_port, cached)))
+        config.write_text(yaml.safe_dump(_settings(port, metrics_port, store_port, cached, cluster)))
         yield port, {**os.environ, "KEYSTILE_CONFIG": str(config)}
 
 
 @contextlib.contextmanager
-def authorization_server(store_port: int, cached: int = 0, **variables: str) -> Iterator[Server]:
+def authorization_server(
+    store_port: int, cached: int = 0, cluster: Cluster | None = None, **variables: str
+) -> Iterator[Server]:
     """Run one, with settings from more environment variables; its `url` is the issuer."""
-    with configured(store_port, cached) as (port, environment):
+    with configured(store_port, cached, cluster) as (port, environment):
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.pinned", "keystile_auth", "serve"],
             cwd=ROOT,
@@ -147,8 +163,8 @@ class Contents:
         self.client.connection_pool.disconnect()
         return int(self.client.info("memory")["used_memory"])
 
-    def access_tokens(self, count: int, issuer: str) -> list[str]:
-        """Live opaque tokens of `machine`."""
+    def access_tokens(self, count: int, issuer: str, resource: str = RESOURCE) -> list[str]:
+        """Live opaque tokens of `machine` for a resource."""
         issue = self.client.script_load(scripts.read_for_grant("issue_access_token"))
         listed = self.client.script_load(scripts.read_for_grant("list_grant"))
         texts: list[str] = []
@@ -158,11 +174,11 @@ class Contents:
                 token = opaque.new_access_token(opaque.new_grant_id())
                 answer = {
                     "active": True, "scope": SCOPE, "client_id": "machine", "token_type": "Bearer", "sub": "machine",
-                    "aud": RESOURCE, "iss": issuer, "jti": token.hash,
+                    "aud": resource, "iss": issuer, "jti": token.hash,
                 }  # fmt: skip
                 opening = json.dumps(answer, separators=(",", ":"))[:-1]
                 pipeline.evalsha(listed, 1, "ks:grants:client:machine", f"{token.grant_id}:{token.hash}", 3600_000)
-                pipeline.evalsha(issue, 1, f"ks:{{{token.grant_id}}}", token.hash, 3600, RESOURCE, opening)
+                pipeline.evalsha(issue, 1, f"ks:{{{token.grant_id}}}", token.hash, 3600, resource, opening)
                 texts.append(token.text)
             pipeline.execute()
         return texts

@@ -191,9 +191,8 @@ def create_app(
         identities,
     )
     events = SecurityEvents(settings.issuer, keys, clock)
-    polls = EventsEndpoint(
-        _resource_authenticator(settings, resources, proofs), feed, RevocationStore(store), events, audit, metrics
-    )
+    polling = _resource_authenticator(settings, resources, proofs, clock)
+    polls = EventsEndpoint(polling, feed, RevocationStore(store), events, audit, metrics)
     routes = [*served.routes, *polls.routes(prefix), *metadata.routes(settings, resources, keys)]
     app.router.routes.extend([*routes, *pages.routes(), *health.routes({"store": _store_check(store)})])
     errors = ErrorAnswers(pages, metrics, prefix)
@@ -280,7 +279,7 @@ def _endpoints(
         tries_per_address=settings.sign_in.failures_per_5_minutes_and_address,
     )
     introspection = IntrospectionEndpoint(
-        _resource_authenticator(settings, resources, proofs), access_tokens, grants, audit, metrics
+        _resource_authenticator(settings, resources, proofs, clock), access_tokens, grants, audit, metrics
     )
     token = TokenEndpoint(authenticator, codes, refreshes, client_credentials, audit, metrics)
     endpoints: list[_Endpoint] = [
@@ -328,9 +327,11 @@ def _resource(name: str, settings: ResourceSettings) -> Resource:
     )
 
 
-def _resource_authenticator(settings: AuthSettings, resources: Resources, proofs: Proofs) -> ResourceAuthenticator:
+def _resource_authenticator(
+    settings: AuthSettings, resources: Resources, proofs: Proofs, clock: Callable[[], float]
+) -> ResourceAuthenticator:
     credentials = [_credentials(name, each) for name, each in settings.all_resources.items()]
-    return ResourceAuthenticator(resources.by_name, credentials, proofs)
+    return ResourceAuthenticator(resources.by_name, credentials, proofs, clock)
 
 
 def _credentials(name: str, settings: ResourceSettings) -> ResourceCredentials:

@@ -3,9 +3,10 @@
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from keystile_auth.clients.assertion import AssertionVerifier, KeyOwner
 from keystile_auth.clients.client import Client
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from keystile_auth.clients.service_account import ServiceAccountTokens
 
 _REMEMBERED = 1_000
-"""Headers with a right secret; a resource has one, or a few spellings of it."""
+"""Proofs that were right; a resource has a secret in one or a few spellings, or a token for each of its pods."""
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -75,6 +76,15 @@ class Proofs:
         else:
             raise OAuthError("invalid_client", "a client assertion is not how it proves itself")
 
+    def good_until(self, assertion: str, program: Provable) -> float:
+        """Until when an assertion that was checked proves `program`, Unix seconds; long ago where it did so once.
+
+        A pod's token is the same in each of its requests; what is signed with a key of one's own is new in each.
+        """
+        if program.service_account and self._service_accounts:
+            return self._service_accounts.good_until(assertion)
+        return -inf
+
 
 class ClientAuthenticator:
     """Says which client a request comes from."""
@@ -117,6 +127,13 @@ class ResourceCredentials:
     jwks_uri: str | None = None
 
 
+class Proved(NamedTuple):
+    """A resource, and until when what proved it does (Unix seconds)."""
+
+    resource: Resource
+    until: float
+
+
 class ResourceAuthenticator:
     """Says which resource server asks at the introspection endpoint.
 
@@ -124,35 +141,51 @@ class ResourceAuthenticator:
         resources: all there are.
         credentials: of each of them.
         proofs: checks what is presented.
+        clock: Unix seconds.
     """
 
     def __init__(
-        self, resources: Mapping[str, Resource], credentials: Iterable[ResourceCredentials], proofs: Proofs
+        self,
+        resources: Mapping[str, Resource],
+        credentials: Iterable[ResourceCredentials],
+        proofs: Proofs,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self._resources = resources
         self._credentials = {each.id: each for each in credentials}
         self._proofs = proofs
-        self._proved: OrderedDict[bytes, tuple[str, Resource]] = OrderedDict()
+        self._proved: OrderedDict[bytes, Proved] = OrderedDict()
 
-    def proved(self, authorization: bytes) -> Resource | None:
-        """The resource that this Authorization header proved before, if its secret is still the same; else None.
+    def proved(self, proof: bytes) -> "Proved | None":
+        """What this proved before, if it still does.
 
         Args:
-            authorization: the header's value, the only one of its request.
+            proof: what a request brings to say who sends it, all of it, as it came.
         """
-        # Found by its digest: how much of a header is right does not show in the time that takes.
-        secret_hash, resource = self._proved.get(hashlib.sha256(authorization).digest(), ("", None))
-        if resource is None:
-            return None
-        current = self._credentials[resource.name].secret_hash or ""
-        return resource if secrets.compare_digest(secret_hash, current) and current else None
+        # Found by its digest: how much of a proof is right does not show in the time that takes.
+        found = self._proved.get(hashlib.sha256(proof).digest())
+        return found if found is not None and self.is_good(found) else None
 
-    def remember(self, authorization: bytes, resource: Resource) -> None:
-        """Keep that this header, alone, proved a resource by its secret; no other proof may be used twice."""
-        secret_hash = self._credentials[resource.name].secret_hash
-        if secret_hash is None:
+    def is_good(self, proved: "Proved") -> bool:
+        """Whether what proved a resource still does."""
+        return self._clock() < proved.until
+
+    def remember(self, proof: bytes, presented: PresentedCredentials, resource: Resource) -> None:
+        """Keep that this proved a resource, unless it does so once only.
+
+        Args:
+            proof: as `proved` takes it.
+            presented: what was read from it, and proved the resource just now.
+            resource: which.
+        """
+        until = inf  # secrets are of the settings, which do not change while this runs
+        if presented.assertion is not None:
+            until = self._proofs.good_until(presented.assertion, self._credentials[resource.name])
+        proved = Proved(resource, until)
+        if not self.is_good(proved):
             return
-        self._proved[hashlib.sha256(authorization).digest()] = secret_hash, resource
+        self._proved[hashlib.sha256(proof).digest()] = proved
         if len(self._proved) > _REMEMBERED:
             self._proved.popitem(last=False)
 

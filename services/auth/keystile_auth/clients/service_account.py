@@ -100,6 +100,11 @@ class ServiceAccountTokens(HttpClient):
         if subject != wanted:
             raise refused("is not of the service account that was set for this resource")
 
+    def good_until(self, token: str) -> float:
+        """Until when `token` proves what it proved, Unix seconds; long ago where it did not."""
+        _, expires = self._verified.get(hashlib.sha256(token.encode()).digest(), ("", float("-inf")))
+        return expires + LEEWAY_SECONDS
+
     async def _check(self, token: str) -> tuple[str, float]:
         claims = await self._signed_claims(read(token, ALGORITHMS))
         now = self._clock()

@@ -1,22 +1,31 @@
 """Token introspection (RFC 7662): an ASGI application of its own, for it is asked more often than all else together.
 
-What resource servers send all day, an opaque token and a secret that was right before, is recognised by its form and
-answered without a framework. Everything else takes the same way as at the other endpoints, to the same answers.
+What resource servers send all day, an opaque token and what proved them before, is recognised by its form and answered
+without a framework. Everything else takes the same way as at the other endpoints, to the same answers.
 """
 
 import re
 import time
 from collections.abc import Awaitable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from keystile_auth.clients.authentication import ResourceAuthenticator
+from keystile_auth.clients.authentication import PresentedCredentials, Proved, ResourceAuthenticator
 from keystile_auth.endpoints.answers import json_again, send_json
-from keystile_auth.endpoints.parameters import FORM, authorization_of, form, ip_of, presented_credentials
+from keystile_auth.endpoints.parameters import (
+    FORM,
+    authorization_of,
+    body_of,
+    form_of,
+    ip_of,
+    is_form,
+    not_a_form,
+    presented_credentials,
+)
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.grants import GrantStore
 from keystile_auth.tokens.access_token import AccessTokens
@@ -28,8 +37,10 @@ from keystile_common.recurring_requests import Answer, AnswerAgain
 
 _INACTIVE = '{"active":false}'
 _FORM = FORM.encode()
-_OPAQUE = re.compile(rb"token=(kst_at_[A-Za-z0-9_-]{49})(?:&token_type_hint=access_token)?")
-"""A body that every way of reading a form reads alike: nothing in it is encoded, and no name comes twice."""
+_OPAQUE = re.compile(rb"token=(kst_at_[A-Za-z0-9_-]{49})(?=&|\Z)")
+"""How a body with an opaque token begins: nothing of it is encoded, so what follows is read alike whichever it is."""
+_RESTS = (b"", b"&token_type_hint=access_token")
+"""What follows it where the head proves the resource."""
 
 
 class IntrospectionEndpoint:
@@ -69,27 +80,28 @@ class IntrospectionEndpoint:
             OAuthError: it is refused; nothing was answered yet.
             StoreUnavailableError: the store is away; nothing was answered yet.
         """
-        authorization = _lone_authorization(scope)
-        resource = self._authenticator.proved(authorization) if authorization else None
-        if resource is None:
-            await send_json(send, await self._counted(self._serve_any(Request(scope, receive), authorization)))
-            return None
-        message = await receive()
-        match = _OPAQUE.fullmatch(message.get("body", b"")) if not message.get("more_body") else None
-        if match is None:
-            request = Request(scope, _again(message, receive))
-            await send_json(send, await self._counted(self._serve_any(request, authorization)))
-            return None
-        await send_json(send, await self._counted(self._answer(match[1].decode(), resource)))
-        return partial(self._serve_again, resource)
+        request = Request(scope, receive)
+        body = await body_of(request)
+        opaque = _Opaque.of(scope, body)
+        proved = self._authenticator.proved(opaque.proof) if opaque else None
+        if opaque is None or proved is None:
+            answer = await self._counted(self._serve_any(request, body, opaque))
+            # It may be what only now has proved the resource.
+            proved = self._authenticator.proved(opaque.proof) if opaque else None
+        else:
+            answer = await self._counted(self._answer(opaque.token, proved.resource))
+        await send_json(send, answer)
+        return partial(self._serve_again, proved, opaque.rests) if opaque and proved else None
 
-    def _serve_again(self, resource: Resource, body: bytes) -> Answer | Coroutine[Any, Any, Answer] | None:
-        """Answer a request with a head whose secret proved the resource: the secrets are those of the settings."""
-        match = _OPAQUE.fullmatch(body)
-        if match is None:
+    def _serve_again(
+        self, proved: Proved, rests: tuple[bytes, ...], body: bytes
+    ) -> Answer | Coroutine[Any, Any, Answer] | None:
+        """Answer a request with a head that, alone or with one of these rests of a body, proved the resource."""
+        match = _OPAQUE.match(body)
+        if match is None or body[match.end() :] not in rests or not self._authenticator.is_good(proved):
             return None
         started = time.perf_counter()
-        token = parse_access_token(match[1].decode())
+        token, resource = parse_access_token(match[1].decode()), proved.resource
         stored = self._grants.kept_access_token(token.grant_id, token.hash) if token else None
         if token is not None and stored is None:
             return self._look_up(token, resource)
@@ -116,22 +128,24 @@ class IntrospectionEndpoint:
         self._count[result].inc()
         self._duration.observe(time.perf_counter() - started)
 
-    async def _serve_any(self, request: Request, authorization: bytes | None) -> str:
-        parameters = await form(request)
-        resource = await self._authenticate(request, parameters)
-        if authorization is not None:
-            self._authenticator.remember(authorization, resource)
+    async def _serve_any(self, request: Request, body: bytes, opaque: "_Opaque | None") -> str:
+        if not is_form(request):
+            raise not_a_form()
+        parameters = form_of(body)
+        presented = presented_credentials(authorization_of(request), parameters)
+        resource = await self._authenticate(presented, ip_of(request))
+        if opaque is not None:
+            self._authenticator.remember(opaque.proof, presented, resource)
         if "token" not in parameters:
             raise OAuthError("invalid_request", "token is required")
         return await self._answer(parameters["token"], resource)
 
-    async def _authenticate(self, request: Request, parameters: dict[str, str]) -> Resource:
-        presented = presented_credentials(authorization_of(request), parameters)
+    async def _authenticate(self, presented: PresentedCredentials, ip: str) -> Resource:
         try:
             return await self._authenticator.authenticate(presented)
         except OAuthError as problem:
             self._failures.labels(presented.method).inc()
-            actor = Actor(client_id=presented.client_id[:200], ip=ip_of(request))
+            actor = Actor(client_id=presented.client_id[:200], ip=ip)
             self._audit.record(EventType.CLIENT_AUTHENTICATION, "failure", actor, reason=problem.description)
             raise
 
@@ -147,26 +161,36 @@ class IntrospectionEndpoint:
         return stored.answer
 
 
-def _lone_authorization(scope: Scope) -> bytes | None:
-    """The Authorization header, where there is one alone and the body is declared to be a form as everybody does."""
-    found, is_form = None, False
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            if found is not None:
-                return None
-            found = value
-        elif name == b"content-type":
-            if is_form or value != _FORM:
-                return None
-            is_form = True
-    return found if is_form else None
+class _Opaque(NamedTuple):
+    """A request whose form is known: an opaque token, and beside it what says who asks.
 
+    `proof` is all of that as it came: the value of the Authorization header, or what follows the token in the body.
+    `rests` is what may follow the token in other requests with the same proof.
+    """
 
-def _again(message: Message, receive: Receive) -> Receive:
-    """What was received, and then what comes."""
-    first: list[Message] = [message]
+    token: str
+    proof: bytes
+    rests: tuple[bytes, ...]
 
-    async def receive_again() -> Message:
-        return first.pop() if first else await receive()
-
-    return receive_again
+    @classmethod
+    def of(cls, scope: Scope, body: bytes) -> "_Opaque | None":
+        """A request as one of these, or None for any other."""
+        match = _OPAQUE.match(body)
+        if match is None:
+            return None
+        authorization, is_form = None, False
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                if authorization is not None:
+                    return None
+                authorization = value
+            elif name == b"content-type":
+                if is_form or value != _FORM:
+                    return None
+                is_form = True
+        if not is_form:
+            return None
+        token, rest = match[1].decode(), body[match.end() :]
+        if authorization is None:
+            return cls(token, b"form " + rest, (rest,))
+        return cls(token, b"header " + authorization, _RESTS) if rest in _RESTS else None
