@@ -214,6 +214,7 @@ def _slices(subs: list[str]) -> Iterator[list[str]]:
 def _user(sub: str, fields: dict[str, str]) -> User | None:
     if len(fields) < len(_FIELDS):  # a field written after the user was deleted makes no user
         return None
+    groups = fields.get("groups")
     return User(
         sub=sub,
         username=fields["username"],
@@ -222,7 +223,7 @@ def _user(sub: str, fields: dict[str, str]) -> User | None:
         created=int(fields["created"]),
         identity=fields.get("identity", LOCAL),
         subject=fields.get("subject", ""),
-        groups=tuple(json.loads(fields.get("groups", "[]"))),
+        groups=tuple(json.loads(groups)) if groups else (),
         checked=int(fields.get("checked", "0")),
         credential=fields.get("credential", ""),
         until=int(fields.get("until", "0")),
