@@ -26,6 +26,11 @@ from keystile_common import tasks
 MAX_CONVERSATIONS = 2
 """Connections used at a time; more of them make smaller batches, fewer let one slow answer hold up everybody."""
 MAX_TOGETHER = 256
+_REST_SECONDS = 0.05
+"""For how long a connection is kept for what may come: to get one from a pool and give it back takes a third of what a
+command by itself costs."""
+_HELD_SECONDS = 0.5
+"""For how long at most, before the pool may see to it; that of a master asks who it is."""
 MAX_WAITING = 8192
 """Commands that wait to be sent; beyond it the store is behind for good, and more would not be answered in time."""
 
@@ -66,6 +71,9 @@ class Together:
         self._longest_seconds = longest_seconds
         self._waiting: deque[Command] = deque()
         self._conversations: set[asyncio.Task[None]] = set()
+        self._resting: list[asyncio.Future[bool]] = []
+        # Of a few connections none is kept from others.
+        self._may_rest = pool.max_connections > 2 * conversations
         self._is_starting = False
         self._talking = 0
 
@@ -83,14 +91,24 @@ class Together:
             answer.set_exception(exceptions.ConnectionError("too many commands wait for the store"))
             return answer
         self._waiting.append(Command(words, answer, loop.time() + self._longest_seconds, is_asking))
-        if not self._is_starting and self._talking < self._most:
+        if not self._is_starting:
+            self._start(loop)
+        return answer
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let a conversation begin or go on in the next turn, when all of this one's commands have come."""
+        while self._resting:
+            resting = self._resting.pop()
+            if not resting.done():
+                self._is_starting = True
+                resting.set_result(True)
+                return
+        if self._talking < self._most:
             self._is_starting = True
             self._talking += 1
-            # It begins in the next turn, when all of this one's have come.
             task = loop.create_task(self._converse())
             self._conversations.add(task)
             task.add_done_callback(self._conversations.discard)
-        return answer
 
     async def close(self) -> None:
         """End what is under way; whoever waits gets a `ConnectionError`."""
@@ -98,17 +116,47 @@ class Together:
         _fail(self._waiting, exceptions.ConnectionError("the store's client was closed"))
 
     async def _converse(self) -> None:
+        loop = asyncio.get_running_loop()
         self._is_starting = False
         held: list[AbstractConnection] = []  # one, from the first batch on, for as long as there is something to send
+        until = 0.0
         try:
-            while self._waiting:
-                together = min(len(self._waiting), MAX_TOGETHER)
-                await self._send_batch(deque(self._waiting.popleft() for _ in range(together)), held)
+            while True:
+                while self._waiting:
+                    if held and (loop.time() >= until or _is_marked(held[0])):
+                        await self._pool.release(held.pop())
+                        continue  # somebody else may have sent it meanwhile
+                    if not held:
+                        until = loop.time() + _HELD_SECONDS
+                    together = min(len(self._waiting), MAX_TOGETHER)
+                    await self._send_batch(deque(self._waiting.popleft() for _ in range(together)), held)
+                if not held or not self._may_rest:
+                    break
+                was_woken = await self._rest(loop)
+                self._is_starting = False
+                if not was_woken and not self._waiting:
+                    break
         finally:
             # At once, not when the task's callbacks run: a command that comes in between would wait for nobody.
             self._talking -= 1
             for connection in held:
                 await self._pool.release(connection)
+
+    async def _rest(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Wait until there is something to send; False where there was not for a while."""
+        woken: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(_REST_SECONDS, self._end_rest, woken)
+        self._resting.append(woken)
+        try:
+            return await woken
+        finally:
+            timer.cancel()
+            if woken in self._resting:
+                self._resting.remove(woken)
+
+    def _end_rest(self, woken: "asyncio.Future[bool]") -> None:
+        if not woken.done():
+            woken.set_result(False)
 
     async def _send_batch(self, batch: deque[Command], held: list[AbstractConnection]) -> None:
         try:
@@ -152,6 +200,12 @@ class Together:
         while batch:
             outcome = await read(connection)
             settle(batch.popleft().answer, outcome)
+
+
+def _is_marked(connection: AbstractConnection) -> bool:
+    """Whether the pool wants it closed, for it leads to a master of the past."""
+    is_marked: bool = connection.should_reconnect()  # type: ignore[no-untyped-call]
+    return is_marked
 
 
 def pack(batch: deque[Command], phrase: Callable[[Command], list[tuple[Any, ...]]] | None = None) -> list[bytes]:

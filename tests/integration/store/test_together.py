@@ -1,6 +1,7 @@
 """Commands of one turn of the event loop go to the store together, and each gets its own answer."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from keystile_common import store_together
 from keystile_common.settings import StoreSettings
 from keystile_common.store_client import LONGEST_SECONDS, Client, client_of_url, server_options
 from tests.security.lossy_proxy import lossy_proxy
-from tests.stores import Server, Site
+from tests.stores import BUSY_SECONDS, Server, Site
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +166,109 @@ async def test_closing_the_client_answers_whoever_waits(valkey: Server) -> None:
         async with asyncio.timeout(1):
             answers = await asyncio.gather(*asking, return_exceptions=True)
     assert all(isinstance(each, exceptions.ConnectionError) for each in answers)
+
+
+def counted(client: Client, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Has one more element each time that a connection is taken from the pool."""
+    taken: list[None] = []
+    take = client.connection_pool.get_connection
+
+    async def counting() -> Any:
+        taken.append(None)
+        return await take()  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(client.connection_pool, "get_connection", counting)
+    return taken
+
+
+async def test_a_connection_is_kept_for_commands_that_come_soon_and_given_back_when_none_do(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_together, "_HELD_SECONDS", 60)
+    monkeypatch.setattr(store_together, "_REST_SECONDS", 2)
+    taken = counted(client, monkeypatch)
+    for _ in range(50):
+        await client.get("k")
+    assert len(taken) == 1
+    pool: Any = client.connection_pool
+    assert len(pool._in_use_connections) == 1
+    deadline = time.monotonic() + 10
+    while pool._in_use_connections:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    await client.get("k")
+    assert len(taken) == 2
+
+
+async def test_a_connection_is_not_kept_for_longer_than_the_pool_may_wait_to_see_to_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_together, "_HELD_SECONDS", 0.05)
+    taken = counted(client, monkeypatch)
+    began = time.monotonic()
+    while time.monotonic() < began + 0.6:
+        await client.get("k")
+    assert 3 <= len(taken) <= 13
+
+
+async def test_a_kept_connection_that_the_pool_wants_closed_is_not_used_again(client: Client) -> None:
+    await client.get("k")
+    pool: Any = client.connection_pool
+    [kept] = pool._in_use_connections
+    before = kept._writer.get_extra_info("sockname")
+    await pool.update_active_connections_for_reconnect()
+    await client.get("k")
+    [used] = pool._in_use_connections
+    assert used._writer.get_extra_info("sockname") != before
+
+
+async def test_of_a_few_connections_none_is_kept_from_others(valkey: Server) -> None:
+    client = client_of(valkey.port, max_connections=store_together.MAX_CONVERSATIONS)
+    pool: Any = client.connection_pool
+    for _ in range(20):
+        await asyncio.gather(*(client.get(f"k{n}") for n in range(5)))
+        await asyncio.sleep(0)
+    await client.lpush("short", "x")
+    await asyncio.sleep(0.01)
+    assert not pool._in_use_connections
+    await client.aclose()
+
+
+@pytest.mark.parametrize("rest", [0.0, 0.001, 0.003])
+async def test_no_command_is_left_waiting_whenever_it_comes(
+    client: Client, monkeypatch: pytest.MonkeyPatch, rest: float
+) -> None:
+    monkeypatch.setattr(store_together, "_REST_SECONDS", rest)
+    monkeypatch.setattr(store_together, "_HELD_SECONDS", 0.004)
+    chance = random.Random(7)
+    await asyncio.gather(*(client.set(f"k{n}", f"v{n}") for n in range(20)))
+
+    async def now_and_then(name: str, value: str) -> None:
+        for _ in range(150):
+            await asyncio.sleep(chance.choice([0, 0, rest, rest + 0.0005, chance.random() * 0.005]))
+            assert await client.get(name) == value
+
+    async with asyncio.timeout(30 + BUSY_SECONDS):
+        await asyncio.gather(*(now_and_then(f"k{n}", f"v{n}") for n in range(20)))
+        for number in range(150):
+            await asyncio.sleep(rest)
+            assert await client.get(f"k{number % 20}") == f"v{number % 20}"
+
+
+async def test_a_kept_connection_that_the_store_has_closed_fails_no_command(client: Client, valkey: Server) -> None:
+    for _ in range(5):
+        await client.set("k", "v")
+        with valkey.client as redis:
+            assert redis.client_kill_filter(_type="normal", skipme=True)
+        assert await client.get("k") == "v"
+
+
+async def test_whoever_closes_a_client_does_not_wait_for_what_may_come(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_together, "_REST_SECONDS", 60)
+    client = client_of(valkey.port)
+    await client.get("k")
+    async with asyncio.timeout(10):
+        await client.aclose()
+    assert not any(task.get_coro().__qualname__ == "Together._converse" for task in asyncio.all_tasks())  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -101,12 +102,7 @@ class ClientAuthenticator:
                 register again, and one sentence for every kind of wrong proof.
         """
         client = await self._directory.find(presented.client_id, ip)
-        # Basic and post differ only in where the same secret stands; claude.ai registers for one and libraries use
-        # the other. Everything else must be what was registered, above all: no secret where one is due.
-        allowed = set(client.auth_methods)
-        if allowed & {"client_secret_basic", "client_secret_post"}:
-            allowed |= {"client_secret_basic", "client_secret_post"}
-        if presented.method not in allowed:
+        if presented.method not in _accepted(client.auth_methods):
             raise OAuthError(
                 "invalid_client",
                 f"this client authenticates with {' or '.join(client.auth_methods)}, not {presented.method}",
@@ -203,6 +199,15 @@ class ResourceAuthenticator:
         else:
             await self._proofs.check(presented, expected)
         return self._resources[presented.client_id]
+
+
+@lru_cache(32)
+def _accepted(registered: tuple[str, ...]) -> frozenset[str]:
+    """How a client may authenticate that has registered for these methods."""
+    # Basic and post differ only in where the same secret stands; claude.ai registers for one and libraries use
+    # the other. Everything else must be what was registered, above all: no secret where one is due.
+    either = {"client_secret_basic", "client_secret_post"}
+    return frozenset(registered) | (either if either & set(registered) else set())
 
 
 def _digest(secret: str) -> str:

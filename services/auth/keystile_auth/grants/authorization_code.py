@@ -108,7 +108,8 @@ class AuthorizationCodeGrant:
             raise OAuthError("unauthorized_client", "the client may not use the authorization code grant")
         code = opaque.parse_code(request.code)
         grant = await self._store.find(code.grant_id) if code else None
-        if code is None or grant is None or not hmac.compare_digest(grant.code.hash, code.hash):
+        code_hash = code.hash if code else ""
+        if grant is None or not hmac.compare_digest(grant.code.hash, code_hash):
             raise _invalid("the code is unknown or has expired")
         self._check_binding(grant, client, request)
         resource = granted_resource(self._resources, request.resource, grant)
@@ -121,7 +122,7 @@ class AuthorizationCodeGrant:
         refresh = self._refresh_tokens.first(grant.id) if "refresh_token" in client.grant_types else None
         seconds = self._lifetimes.refresh_token_seconds if refresh else self._lifetimes.access_token_seconds
         outcome = await self._store.redeem(
-            grant.id, code.hash, request.attempt, access.stored, scope, refresh.hash if refresh else "", seconds
+            grant.id, code_hash, request.attempt, access.stored, scope, refresh.hash if refresh else "", seconds
         )
         if outcome.word == "reused":
             raise CodeReusedError(grant, is_durable=outcome.is_durable)

@@ -88,9 +88,10 @@ class RefreshTokenGrant:
         await self._store.relist(grant, self._lifetimes.refresh_token_seconds)
         successor = self._tokens.successor(token)
         access = await self._access_tokens.prepare(self._tokens.access_token(token), subject, resource, scope)
+        presented = token.hash
         outcome = await self._store.rotate(
             grant.id,
-            token.hash,
+            presented,
             token.generation,
             request.attempt,
             successor.hash,
@@ -105,7 +106,7 @@ class RefreshTokenGrant:
             raise _invalid("the grant has ended; sign in again")
         # Behind all that can fail: until then the same request gets the same successor, however late it comes.
         grace = self._lifetimes.refresh_grace_seconds
-        if not await self._store.answer_refresh_token(grant.id, request.attempt, token.hash, grace):
+        if not await self._store.answer_refresh_token(grant.id, request.attempt, presented, grace):
             raise _invalid("the grant has ended; sign in again")
         return TokenResponse(
             access_token=access.text(outcome),
