@@ -101,11 +101,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._wait_until(self._expected_since + self.request_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and let go of what is kept for requests to come."""
         self._stop_waiting()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         super().connection_lost(exc)
+        # All of these lead back here. Left as they are, they would wait for the garbage collector, which then keeps
+        # everybody waiting: for 170 ms after some thousand connections.
+        self.pipeline.clear()
+        self.cycle = self.scope = None  # type: ignore[assignment] # as they are before the first request
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless the head has no end."""

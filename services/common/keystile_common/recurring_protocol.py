@@ -37,6 +37,11 @@ class HttpProtocol(BoundedHttpProtocol):
     _is_closing = False
     _rendered: tuple[list[tuple[bytes, bytes]], bytes] | None = None
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what was offered."""
+        super().connection_lost(exc)
+        self._answer_again = None
+
     def data_received(self, data: bytes) -> None:
         """Answer a request that is like the one before, or read on."""
         if self._answering is not None:
