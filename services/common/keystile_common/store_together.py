@@ -123,7 +123,8 @@ class Together:
         try:
             while True:
                 while self._waiting:
-                    if held and (loop.time() >= until or _is_marked(held[0])):
+                    # The pool marks those that lead to a master of the past.
+                    if held and (loop.time() >= until or held[0].should_reconnect()):  # type: ignore[no-untyped-call]
                         await self._pool.release(held.pop())
                         continue  # somebody else may have sent it meanwhile
                     if not held:
@@ -145,7 +146,7 @@ class Together:
     async def _rest(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Wait until there is something to send; False where there was not for a while."""
         woken: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(_REST_SECONDS, self._end_rest, woken)
+        timer = loop.call_later(_REST_SECONDS, settle, woken, False)
         self._resting.append(woken)
         try:
             return await woken
@@ -153,10 +154,6 @@ class Together:
             timer.cancel()
             if woken in self._resting:
                 self._resting.remove(woken)
-
-    def _end_rest(self, woken: "asyncio.Future[bool]") -> None:
-        if not woken.done():
-            woken.set_result(False)
 
     async def _send_batch(self, batch: deque[Command], held: list[AbstractConnection]) -> None:
         try:
@@ -200,12 +197,6 @@ class Together:
         while batch:
             outcome = await read(connection)
             settle(batch.popleft().answer, outcome)
-
-
-def _is_marked(connection: AbstractConnection) -> bool:
-    """Whether the pool wants it closed, for it leads to a master of the past."""
-    is_marked: bool = connection.should_reconnect()  # type: ignore[no-untyped-call]
-    return is_marked
 
 
 def pack(batch: deque[Command], phrase: Callable[[Command], list[tuple[Any, ...]]] | None = None) -> list[bytes]:

@@ -1,7 +1,6 @@
 """Signing in at a real Keycloak: there and back, roles as scopes, an account that is disabled there."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from tests.auth_server import CALLBACK, RESOURCE, RESOURCE_SECRET, SCOPES, AuthServer, Pkce
+from tests.clock import Clock
 from tests.keycloak import add_saml_client
 from tests.openid_provider import choose, newcomer, to_provider
 from tests.person import Person, form, forms
@@ -74,15 +74,6 @@ def keycloak() -> Iterator[Keycloak]:
     )
     with container:
         yield Keycloak(f"http://127.0.0.1:{container.get_exposed_port(8080)}")
-
-
-class Clock:
-    """Time that a test moves on."""
-
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from keystile_auth.identity import ldap
 from keystile_auth.identity.settings import IdentitySettings
 from keystile_common.settings import SettingsError
 from tests.auth_server import RESOURCE, RESOURCE_SECRET, SCOPES, AuthServer
+from tests.clock import Clock
 from tests.openldap import (
     GROUPS,
     NORMAL_ACCOUNT,
@@ -38,15 +39,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenLdap]:
     """One container for the tests of this file."""
     with running_openldap(tmp_path_factory.mktemp("directory")) as server:
         yield server
-
-
-class Clock:
-    """Time that a test moves on."""
-
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Signing in at an OpenID provider: what people see, who they are here, what they may be granted, and until when."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -8,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.auth_server import CALLBACK, RESOURCE, RESOURCE_SECRET, SCOPES, AuthServer, Pkce
+from tests.clock import Clock
 from tests.openid_provider import (
     OpenIdProvider,
     callback_of,
@@ -257,16 +257,6 @@ def test_local_users_have_scopes_by_the_same_map(start_auth_server: Start) -> No
 @pytest.fixture
 def clock() -> "Clock":
     return Clock()
-
-
-class Clock:
-    """Time that a test moves on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from keystile_auth.clients.authentication import JWT_BEARER, Proofs
+from keystile_auth.clients.authentication import JWT_BEARER, PresentedCredentials, Proofs, Provable
 from tests.auth_server import (
     OTHER_RESOURCE,
     OTHER_SECRET,
@@ -20,19 +20,11 @@ from tests.auth_server import (
     running_auth_server,
 )
 from tests.client_key import ClientKey, key_set
+from tests.clock import Clock
 from tests.cluster import Cluster, running_cluster
 from tests.kept_connection import Answer, KeptConnection, post
 
 OWN_KEY = ClientKey.generate()
-
-
-class Clock:
-    """Unix time that goes on when it is told to."""
-
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 class Scene(NamedTuple):
@@ -67,9 +59,9 @@ def scene(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     checked: list[str] = []
     check = Proofs.check
 
-    async def counting(self: Proofs, presented: object, program: object) -> None:
-        checked.append(presented.client_id)  # type: ignore[attr-defined]
-        await check(self, presented, program)  # type: ignore[arg-type]
+    async def counting(self: Proofs, presented: PresentedCredentials, program: Provable) -> float:
+        checked.append(presented.client_id)
+        return await check(self, presented, program)
 
     monkeypatch.setattr(Proofs, "check", counting)
     clock = Clock()

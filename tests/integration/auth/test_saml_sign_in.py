@@ -1,7 +1,6 @@
 """Signing in at a SAML identity provider: what people see, who they are here, and until when."""
 
 import subprocess
-import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from tests.auth_server import CALLBACK, RESOURCE, RESOURCE_SECRET, SCOPES, AuthServer, Pkce
+from tests.clock import Clock
 from tests.openid_provider import choose, newcomer, to_provider
 from tests.person import Person, form
 from tests.saml_provider import (
@@ -38,15 +38,6 @@ UNSPECIFIED = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
 EMAIL = "urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress"
 TRANSIENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:transient"
 OWN_KEY = SigningKey()
-
-
-class Clock:
-    """Time that a test moves on."""
-
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A resource proves itself by its pod's service-account token (RFC 7523, Kubernetes token projection)."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from joserfc import jws
 from joserfc.jwk import OctKey, RSAKey
 
 from tests.auth_server import OTHER_RESOURCE, OTHER_SECRET, RESOURCE, SCOPES, AuthServer, running_auth_server
+from tests.clock import Clock
 from tests.cluster import Cluster, running_cluster
 
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -21,16 +21,6 @@ JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with running_cluster(tmp_path) as running:
         yield running
-
-
-class Clock:
-    """Unix time that goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture

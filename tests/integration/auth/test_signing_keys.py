@@ -21,21 +21,12 @@ from keystile_auth.tokens.signing_keys import PUBLISHED_SECONDS, REREAD_SECONDS,
 from keystile_common.settings import StoreSettings
 from keystile_common.store import connect
 from tests.auth_server import AuthServer
+from tests.clock import Clock
 from tests.conftest import StartAuthServer
 from tests.operator import Operator
 
 DAY = 86400
 MONTH = 30 * DAY
-
-
-class Clock:
-    """Unix time that can be put forward."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 @pytest.fixture(scope="module")

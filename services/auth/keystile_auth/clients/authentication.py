@@ -60,8 +60,12 @@ class Proofs:
         self._assertions = assertions
         self._service_accounts = service_accounts
 
-    async def check(self, presented: PresentedCredentials, program: Provable) -> None:
+    async def check(self, presented: PresentedCredentials, program: Provable) -> float:
         """Return when `presented` proves `program`.
+
+        Returns:
+            Until when it does, Unix seconds: a pod's token is the same in each of its requests, a secret of the
+            settings does not change while this runs. Long ago for what is signed for one request alone.
 
         Raises:
             OAuthError: `invalid_client`: it does not.
@@ -70,20 +74,12 @@ class Proofs:
         if presented.assertion is None:
             if not _matches(presented.secret, program.secret_hash):
                 raise OAuthError("invalid_client", "the client secret is wrong")
-        elif program.service_account and self._service_accounts:
-            await self._service_accounts.verify(presented.assertion, program.service_account)
-        elif program.jwks is not None or program.jwks_uri is not None:
-            await self._assertions.verify(presented.assertion, program)
-        else:
-            raise OAuthError("invalid_client", "a client assertion is not how it proves itself")
-
-    def good_until(self, assertion: str, program: Provable) -> float:
-        """Until when an assertion that was checked proves `program`, Unix seconds; long ago where it did so once.
-
-        A pod's token is the same in each of its requests; what is signed with a key of one's own is new in each.
-        """
+            return inf
         if program.service_account and self._service_accounts:
-            return self._service_accounts.good_until(assertion)
+            return await self._service_accounts.verify(presented.assertion, program.service_account)
+        if program.jwks is None and program.jwks_uri is None:
+            raise OAuthError("invalid_client", "a client assertion is not how it proves itself")
+        await self._assertions.verify(presented.assertion, program)
         return -inf
 
 
@@ -153,7 +149,7 @@ class ResourceAuthenticator:
         self._proofs = proofs
         self._proved: OrderedDict[bytes, Proved] = OrderedDict()
 
-    def proved(self, proof: bytes) -> "Proved | None":
+    def proved(self, proof: bytes) -> Proved | None:
         """What this proved before, if it still does.
 
         Args:
@@ -163,30 +159,25 @@ class ResourceAuthenticator:
         found = self._proved.get(hashlib.sha256(proof).digest())
         return found if found is not None and self.is_good(found) else None
 
-    def is_good(self, proved: "Proved") -> bool:
+    def is_good(self, proved: Proved) -> bool:
         """Whether what proved a resource still does."""
         return self._clock() < proved.until
 
-    def remember(self, proof: bytes, presented: PresentedCredentials, resource: Resource) -> None:
-        """Keep that this proved a resource, unless it does so once only.
+    def remember(self, proof: bytes, proved: Proved) -> None:
+        """Keep what this proved, unless it did so once only.
 
         Args:
             proof: as `proved` takes it.
-            presented: what was read from it, and proved the resource just now.
-            resource: which.
+            proved: what `authenticate` has said of it.
         """
-        until = inf  # secrets are of the settings, which do not change while this runs
-        if presented.assertion is not None:
-            until = self._proofs.good_until(presented.assertion, self._credentials[resource.name])
-        proved = Proved(resource, until)
         if not self.is_good(proved):
             return
         self._proved[hashlib.sha256(proof).digest()] = proved
         if len(self._proved) > _REMEMBERED:
             self._proved.popitem(last=False)
 
-    async def authenticate(self, presented: PresentedCredentials) -> Resource:
-        """The resource that `presented` proves.
+    async def authenticate(self, presented: PresentedCredentials) -> Proved:
+        """What `presented` proves.
 
         Raises:
             OAuthError: `invalid_client`, alike for an unknown name and a wrong secret.
@@ -196,9 +187,10 @@ class ResourceAuthenticator:
         if expected is None or presented.assertion is None:
             if not _matches(presented.secret, expected.secret_hash if expected else None):
                 raise OAuthError("invalid_client", "the resource's name or secret is wrong")
+            until = inf
         else:
-            await self._proofs.check(presented, expected)
-        return self._resources[presented.client_id]
+            until = await self._proofs.check(presented, expected)
+        return Proved(self._resources[presented.client_id], until)
 
 
 @lru_cache(32)

@@ -77,12 +77,15 @@ class ServiceAccountTokens(HttpClient):
         self._lock = asyncio.Lock()
         self._verified: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
 
-    async def verify(self, token: str, service_account: str) -> None:
+    async def verify(self, token: str, service_account: str) -> float:
         """Check that the cluster gave `token` to `service_account` for this server, and that it is good now.
 
         Args:
             token: as it was presented.
             service_account: `namespace/name`.
+
+        Returns:
+            Until when it is, Unix seconds.
 
         Raises:
             OAuthError: `invalid_client`.
@@ -99,10 +102,6 @@ class ServiceAccountTokens(HttpClient):
                 self._verified.popitem(last=False)
         if subject != wanted:
             raise refused("is not of the service account that was set for this resource")
-
-    def good_until(self, token: str) -> float:
-        """Until when `token` proves what it proved, Unix seconds; long ago where it did not."""
-        _, expires = self._verified.get(hashlib.sha256(token.encode()).digest(), ("", float("-inf")))
         return expires + LEEWAY_SECONDS
 
     async def _check(self, token: str) -> tuple[str, float]:

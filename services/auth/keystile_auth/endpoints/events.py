@@ -109,7 +109,7 @@ class EventsEndpoint:
             raise OAuthError("invalid_request", f"{', '.join(_CREDENTIALS)} must be strings")
         presented = presented_credentials(authorization_of(request), given)
         try:
-            return await self._authenticator.authenticate(presented)
+            return (await self._authenticator.authenticate(presented)).resource
         except OAuthError as problem:
             self._failures.labels(presented.method).inc()
             actor = Actor(client_id=presented.client_id[:200], ip=ip_of(request))

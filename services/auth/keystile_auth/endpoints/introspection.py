@@ -20,11 +20,11 @@ from keystile_auth.endpoints.parameters import (
     FORM,
     authorization_of,
     body_of,
+    content_type_of,
     form_of,
     ip_of,
-    is_form,
-    not_a_form,
     presented_credentials,
+    require_form,
 )
 from keystile_auth.errors import OAuthError
 from keystile_auth.store.grants import GrantStore
@@ -129,18 +129,17 @@ class IntrospectionEndpoint:
         self._duration.observe(time.perf_counter() - started)
 
     async def _serve_any(self, request: Request, body: bytes, opaque: "_Opaque | None") -> str:
-        if not is_form(request):
-            raise not_a_form()
+        require_form(content_type_of(request))
         parameters = form_of(body)
         presented = presented_credentials(authorization_of(request), parameters)
-        resource = await self._authenticate(presented, ip_of(request))
+        proved = await self._authenticate(presented, ip_of(request))
         if opaque is not None:
-            self._authenticator.remember(opaque.proof, presented, resource)
+            self._authenticator.remember(opaque.proof, proved)
         if "token" not in parameters:
             raise OAuthError("invalid_request", "token is required")
-        return await self._answer(parameters["token"], resource)
+        return await self._answer(parameters["token"], proved.resource)
 
-    async def _authenticate(self, presented: PresentedCredentials, ip: str) -> Resource:
+    async def _authenticate(self, presented: PresentedCredentials, ip: str) -> Proved:
         try:
             return await self._authenticator.authenticate(presented)
         except OAuthError as problem:

@@ -96,19 +96,23 @@ async def form(request: Request, *, folded: bool = False) -> dict[str, str]:
     Raises:
         OAuthError: `invalid_request`: another content type, not a form, or a parameter twice.
     """
-    if not is_form(request):
-        raise not_a_form()
+    require_form(content_type_of(request))
     return form_of(await body_of(request), folded=folded)
 
 
-def is_form(request: Request) -> bool:
-    """Whether a request says that its body is a form."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
+def content_type_of(request: Request) -> str:
+    """What a request says that its body is, in small letters and without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def not_a_form() -> OAuthError:
-    """What to answer where it does not."""
-    return OAuthError("invalid_request", f"the body must be {FORM}")
+def require_form(content_type: str) -> None:
+    """Refuse a body that is said to be something else.
+
+    Raises:
+        OAuthError: `invalid_request`.
+    """
+    if content_type != FORM:
+        raise OAuthError("invalid_request", f"the body must be {FORM}")
 
 
 def form_of(body: bytes, *, folded: bool = False) -> dict[str, str]:
@@ -140,8 +144,7 @@ async def json_object(request: Request, code: str = "invalid_client_metadata") -
     Raises:
         OAuthError: with `code`: another content type, not JSON, not an object, or a name twice.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
+    if content_type_of(request) != "application/json":
         raise OAuthError(code, "the body must be application/json")
     try:
         value = json.loads(await request.body(), object_pairs_hook=_unique, parse_constant=_no_constant)

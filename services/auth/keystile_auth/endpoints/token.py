@@ -17,11 +17,11 @@ from keystile_auth.endpoints.answers import CORS, NO_STORE, json_again, send_jso
 from keystile_auth.endpoints.parameters import (
     authorization_of,
     body_of,
+    content_type_of,
     form_of,
     ip_of,
-    is_form,
-    not_a_form,
     presented_credentials,
+    require_form,
 )
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant, CodeRequest, CodeReusedError
@@ -47,7 +47,7 @@ class _Head:
 
     def __init__(self, request: Request) -> None:
         self.ip = ip_of(request)
-        self.is_form = is_form(request)
+        self.content_type = content_type_of(request)
         self.authorization = authorization_of(request)
 
 
@@ -66,8 +66,7 @@ class _Asked:
     @cached_property
     def parameters(self) -> dict[str, str]:
         """As `form`."""
-        if not self._head.is_form:
-            raise not_a_form()
+        require_form(self._head.content_type)
         return form_of(self._body)
 
     @cached_property
