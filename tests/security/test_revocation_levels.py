@@ -34,6 +34,7 @@ from keystile_auth.identity.settings import IdentitySettings
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import GrantStore
+from keystile_auth.store.held_grants import HeldGrants
 from keystile_auth.store.signing_keys import SigningKeyStore
 from keystile_auth.store.upstream import UpstreamStore
 from keystile_auth.store.users import User, UserStore
@@ -84,9 +85,10 @@ class Revocations(RuleBasedStateMachine):
         self.run(keys.load())
         self.access_tokens = AccessTokens(ISSUER, lifetimes.access_token_seconds, keys)
         made = (resources, tokens, self.access_tokens, lifetimes)
-        owners = ResourceOwners(self.users, self.identities(), self.grants)
-        self.codes = AuthorizationCodeGrant(self.grants, self.clients, owners, *made)
-        self.refreshes = RefreshTokenGrant(self.grants, owners, *made)
+        owners = ResourceOwners(self.identities(), self.grants)
+        held = HeldGrants(self.store, self.grants, self.clients, self.users)
+        self.codes = AuthorizationCodeGrant(self.grants, held, self.clients, owners, *made)
+        self.refreshes = RefreshTokenGrant(self.grants, held, owners, *made)
         self.own = ClientCredentialsGrant(self.grants, resources, self.access_tokens)
         self.issued: list[Issued] = []
         self.disabled: set[str] = set()
@@ -137,7 +139,8 @@ class Revocations(RuleBasedStateMachine):
     @precondition(lambda self: any(each.code for each in self.issued))
     def a_code_is_redeemed(self, data: st.DataObject) -> None:
         grant = data.draw(st.sampled_from([each for each in self.issued if each.code]))
-        request = CodeRequest(grant.code or "", grant.pkce.verifier, None, None, secrets.token_hex(6))
+        found = self.run(self.codes.find(grant.code or ""))
+        request = CodeRequest(found, grant.pkce.verifier, None, None, secrets.token_hex(6))
         may = not self.has_ended(grant) and not grant.access
         try:
             answer = self.run(self.codes.redeem(grant.client, request))
@@ -160,7 +163,7 @@ class Revocations(RuleBasedStateMachine):
     def a_grant_is_refreshed(self, data: st.DataObject) -> None:
         grant = data.draw(st.sampled_from([each for each in self.issued if each.refresh]))
         token = data.draw(st.sampled_from(grant.refresh))
-        request = RefreshRequest(token, None, None, secrets.token_hex(6))
+        request = RefreshRequest(self.run(self.refreshes.find(token)), None, None, secrets.token_hex(6))
         may = not self.has_ended(grant) and token == grant.refresh[-1]
         try:
             answer = self.run(self.refreshes.rotate(grant.client, request))

@@ -17,9 +17,14 @@ from redis import Redis
 from keystile_auth.clients.authentication import JWT_BEARER, PresentedCredentials
 from keystile_auth.endpoints.browser import Browser
 from keystile_auth.grants.authorization_code import CodeRequest
+from keystile_auth.grants.presented import Presented
 from keystile_auth.grants.refresh_token import RefreshRequest
 from keystile_auth.grants.token_response import TokenResponse
+from keystile_auth.store.grant import Code, Grant, NewAccessToken
+from keystile_auth.store.held_grants import HeldGrant
+from keystile_auth.store.users import User
 from keystile_auth.tokens import opaque
+from keystile_auth.tokens.access_token import PreparedAccessToken, Subject
 from keystile_auth.tokens.master_key import MasterKey
 from keystile_common.settings import StoreSettings
 from tests.auth_server import (
@@ -197,14 +202,24 @@ def test_what_holds_a_secret_does_not_show_it_when_it_is_printed() -> None:
     grant = opaque.new_grant_id()
     code, access = opaque.new_code(grant), opaque.new_access_token(grant)
     refresh = opaque.RefreshTokens(MasterKey(b"k" * 32)).first(grant)
+    user = User("u", "name", "the-secret", disabled=False, created=0, credential="the-secret")
+    bound = Code("the-secret", "the-secret", CALLBACK, redeemed=False)
+    held = HeldGrant(
+        Grant(grant, "live", "u", "c", "r", (), 0, None, bound, has_refresh_token=True), "the-secret", user
+    )
+    stored = NewAccessToken("the-secret", 60, "r", "the-secret")
     texts = ["the-secret", code.text, access.text, refresh.text]
     holders = [
         code,
         access,
         refresh,
         PresentedCredentials("client_secret_post", "c", secret="the-secret", assertion="the-secret"),
-        CodeRequest("the-secret", "the-secret", CALLBACK, None, "a"),
-        RefreshRequest("the-secret", None, None, "a"),
+        user,
+        held,
+        Presented(code, held),
+        CodeRequest(Presented(code, held), "the-secret", CALLBACK, None, "a"),
+        RefreshRequest(Presented(refresh, held), None, None, "a"),
+        PreparedAccessToken(stored, access, Subject("u", None, "c"), "https://issuer.example", None),
         TokenResponse("the-secret", 1, "s", "the-secret", "u", "r", "g"),
         Browser("the-secret", None, None),
         MasterKey(b"the-secret"),

@@ -54,6 +54,7 @@ from keystile_auth.settings import AuthSettings, MachineClientSettings, Resource
 from keystile_auth.store.access_token_cache import AccessTokenCache
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grants import KEYS_OF_GRANTS, GrantStore
+from keystile_auth.store.held_grants import HeldGrants
 from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.revocation_feed import RevocationFeed
 from keystile_auth.store.revocations import RevocationStore
@@ -248,9 +249,12 @@ def _endpoints(
     authenticator = ClientAuthenticator(directory, proofs)
     refresh_tokens = RefreshTokens(master_key)
     access_tokens = AccessTokens(issuer, settings.tokens.access_token_seconds, keys)
-    owners = ResourceOwners(users, identities, grants)
-    codes = AuthorizationCodeGrant(grants, clients, owners, resources, refresh_tokens, access_tokens, settings.tokens)
-    refreshes = RefreshTokenGrant(grants, owners, resources, refresh_tokens, access_tokens, settings.tokens)
+    owners = ResourceOwners(identities, grants)
+    held = HeldGrants(store, grants, clients, users)
+    codes = AuthorizationCodeGrant(
+        grants, held, clients, owners, resources, refresh_tokens, access_tokens, settings.tokens
+    )
+    refreshes = RefreshTokenGrant(grants, held, owners, resources, refresh_tokens, access_tokens, settings.tokens)
     client_credentials = ClientCredentialsGrant(grants, resources, access_tokens)
     browsers = Browsers(issuer, sessions, users, master_key, settings.sessions.lifetime_seconds, identities, audit)
     waiting = WaitingRequests(issuer, sessions, resources, settings.sessions.sign_in_seconds)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from prometheus_client import Counter
 
@@ -63,8 +63,7 @@ class EventType(StrEnum):
     KEY_ROTATED = "key.rotated"
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(NamedTuple):
     """Who did it, as far as that is known: subject, client, network address."""
 
     sub: str | None = None

@@ -23,8 +23,7 @@ _REMEMBERED = 1_000
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
-@dataclass(frozen=True, slots=True)
-class PresentedCredentials:
+class PresentedCredentials(NamedTuple):
     """What a request brings to say who sends it; nothing of it is checked yet.
 
     `method` is the authentication method that its shape amounts to.
@@ -90,14 +89,19 @@ class ClientAuthenticator:
         self._directory = directory
         self._proofs = proofs
 
-    async def authenticate(self, presented: PresentedCredentials, ip: str) -> Client:
+    async def authenticate(self, presented: PresentedCredentials, ip: str, document: str | None = None) -> Client:
         """The client that `presented` proves.
+
+        Args:
+            presented: what the request brings.
+            ip: the address it comes from.
+            document: as `ClientDirectory.find` takes it.
 
         Raises:
             OAuthError: `invalid_client`, with the same sentence for an unknown client as the client needs to
                 register again, and one sentence for every kind of wrong proof.
         """
-        client = await self._directory.find(presented.client_id, ip)
+        client = await self._directory.find(presented.client_id, ip, document)
         if presented.method not in _accepted(client.auth_methods):
             raise OAuthError(
                 "invalid_client",

@@ -28,12 +28,13 @@ class ClientDirectory:
         self._limits = limits
         self._fetches = fetches_per_minute
 
-    async def find(self, client_id: str, ip: str) -> Client:
+    async def find(self, client_id: str, ip: str, document: str | None = None) -> Client:
         """The client of this id.
 
         Args:
             client_id: as the request has it.
             ip: the address that asks; it bounds how many documents are fetched for it.
+            document: what the store has of a registered one, where that was read just now.
 
         Raises:
             OAuthError: `invalid_client`: unknown, or its metadata document cannot be used.
@@ -45,7 +46,7 @@ class ClientDirectory:
             return self._configured[client_id]
         if is_document_url(client_id):
             return await self._document(client_id, ip)
-        document = await self._store.find(client_id)
+        document = document or await self._store.find(client_id)
         if document is None:
             raise OAuthError("invalid_client", "the client is unknown; it must register again")
         return Client.from_json(document)

@@ -26,6 +26,7 @@ from keystile_auth.endpoints.parameters import (
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import AuthorizationCodeGrant, CodeRequest, CodeReusedError
 from keystile_auth.grants.client_credentials import ClientCredentialsGrant
+from keystile_auth.grants.presented import Presented
 from keystile_auth.grants.refresh_token import RefreshRequest, RefreshTokenGrant, RefreshTokenReusedError
 from keystile_auth.grants.resource_owner import UserGoneError
 from keystile_auth.grants.token_response import TokenResponse
@@ -143,9 +144,12 @@ class TokenEndpoint:
             parameters = asked.parameters
             if parameters.get("grant_type") in GRANT_TYPES:
                 grant_type = parameters["grant_type"]
-            client = await self._authenticate(asked.presented, ip)
+            credentials = asked.presented
+            # Before it is known who asks: what holds the grant is read with it.
+            found = await self._find(grant_type, parameters)
+            client = await self._authenticate(credentials, ip, found)
             client_id = client.id
-            answer = await self._grant(client, parameters)
+            answer = await self._grant(client, parameters, found)
         except OAuthError as problem:
             self._count(grant_type, "error", problem.code).inc()
             self._record_failure(problem, Actor(client_id=client_id, ip=ip), grant_type)
@@ -158,9 +162,19 @@ class TokenEndpoint:
         self._record(answer, Actor(answer.sub, client.id, ip), grant_type)
         return answer.to_json()
 
-    async def _authenticate(self, presented: PresentedCredentials, ip: str) -> Client:
+    async def _find(self, grant_type: str, parameters: dict[str, str]) -> Presented[Any] | None:
+        match grant_type:
+            case "authorization_code":
+                return await self._authorization_code.find(parameters.get("code", ""))
+            case "refresh_token":
+                return await self._refresh_token.find(parameters.get("refresh_token", ""))
+            case _:
+                return None
+
+    async def _authenticate(self, presented: PresentedCredentials, ip: str, found: Presented[Any] | None) -> Client:
+        document = found.held.client if found and found.held.grant.client_id == presented.client_id else None
         try:
-            return await self._authenticator.authenticate(presented, ip)
+            return await self._authenticator.authenticate(presented, ip, document)
         except OAuthError as problem:
             if problem.code == "invalid_client":
                 self._metrics.client_auth_failures.labels(presented.method).inc()
@@ -169,12 +183,13 @@ class TokenEndpoint:
                 self._audit.record(EventType.CLIENT_AUTHENTICATION, "failure", actor, reason=problem.description)
             raise
 
-    async def _grant(self, client: Client, parameters: dict[str, str]) -> TokenResponse:
+    async def _grant(self, client: Client, parameters: dict[str, str], found: Presented[Any] | None) -> TokenResponse:
         resource = parameters.get("resource")
         match parameters.get("grant_type"):
             case "authorization_code":
+                _require(parameters, "code")
                 request = CodeRequest(
-                    _required(parameters, "code"),
+                    found,
                     parameters.get("code_verifier"),
                     parameters.get("redirect_uri"),
                     resource,
@@ -182,9 +197,8 @@ class TokenEndpoint:
                 )
                 return await self._authorization_code.redeem(client, request)
             case "refresh_token":
-                refresh = RefreshRequest(
-                    _required(parameters, "refresh_token"), parameters.get("scope"), resource, _new_attempt()
-                )
+                _require(parameters, "refresh_token")
+                refresh = RefreshRequest(found, parameters.get("scope"), resource, _new_attempt())
                 return await self._refresh_token.rotate(client, refresh)
             case "client_credentials":
                 return await self._client_credentials.issue(client, resource, parameters.get("scope"))
@@ -230,7 +244,6 @@ def _new_attempt() -> str:
     return secrets.token_urlsafe(12)
 
 
-def _required(parameters: dict[str, str], name: str) -> str:
+def _require(parameters: dict[str, str], name: str) -> None:
     if name not in parameters:
         raise OAuthError("invalid_request", f"{name} is required")
-    return parameters[name]

@@ -3,11 +3,12 @@
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from keystile_auth.clients.client import Client, Source
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_request import AuthorizationRequest
+from keystile_auth.grants.presented import Presented
 from keystile_auth.grants.resource_owner import ResourceOwners
 from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.identity.permissions import grantable, permitted_scopes
@@ -15,6 +16,7 @@ from keystile_auth.settings import TokenSettings
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grant import Code, Grant
 from keystile_auth.store.grants import GrantStore
+from keystile_auth.store.held_grants import HeldGrants
 from keystile_auth.store.users import User
 from keystile_auth.tokens import opaque
 from keystile_auth.tokens.access_token import AccessTokens, Subject
@@ -34,11 +36,13 @@ class CodeReusedError(OAuthError):
         self.grant = grant
 
 
-@dataclass(frozen=True, slots=True)
-class CodeRequest:
-    """A token request of this grant type. `attempt` is unique to the HTTP request."""
+class CodeRequest(NamedTuple):
+    """A token request of this grant type. `attempt` is unique to the HTTP request.
 
-    code: str
+    `code` is what `find` has found.
+    """
+
+    code: Presented[opaque.Token] | None
     code_verifier: str | None
     redirect_uri: str | None
     resource: str | None
@@ -54,6 +58,7 @@ class AuthorizationCodeGrant:
     def __init__(
         self,
         store: GrantStore,
+        held: HeldGrants,
         clients: ClientStore,
         users: ResourceOwners,
         resources: Resources,
@@ -62,6 +67,7 @@ class AuthorizationCodeGrant:
         lifetimes: TokenSettings,
     ) -> None:
         self._store = store
+        self._held = held
         self._clients = clients
         self._users = users
         self._resources = resources
@@ -96,6 +102,16 @@ class AuthorizationCodeGrant:
         )
         return code.text, grant_id
 
+    async def find(self, code: str) -> Presented[opaque.Token] | None:
+        """What a code stands for, whether or not it is still good; None where it stands for nothing.
+
+        Raises:
+            StoreUnavailableError: the store is away.
+        """
+        token = opaque.parse_code(code)
+        held = await self._held.find(token.grant_id) if token else None
+        return Presented(token, held) if token and held else None
+
     async def redeem(self, client: Client, request: CodeRequest) -> TokenResponse:
         """Give the tokens that a code stands for, once.
 
@@ -106,14 +122,15 @@ class AuthorizationCodeGrant:
         """
         if "authorization_code" not in client.grant_types:
             raise OAuthError("unauthorized_client", "the client may not use the authorization code grant")
-        code = opaque.parse_code(request.code)
-        grant = await self._store.find(code.grant_id) if code else None
-        code_hash = code.hash if code else ""
-        if grant is None or not hmac.compare_digest(grant.code.hash, code_hash):
+        if request.code is None:
+            raise _invalid("the code is unknown or has expired")
+        code_hash, held = request.code.token.hash, request.code.held
+        grant = held.grant
+        if not hmac.compare_digest(grant.code.hash, code_hash):
             raise _invalid("the code is unknown or has expired")
         self._check_binding(grant, client, request)
         resource = granted_resource(self._resources, request.resource, grant)
-        user = await self._users.of(grant)
+        user = await self._users.of(held)
         scope = " ".join(granted_scopes(resource, grant, user))
         if not scope and resource.user_scopes:
             raise _invalid("the user may not have any scope of this grant")

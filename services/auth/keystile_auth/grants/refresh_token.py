@@ -1,19 +1,21 @@
 """The refresh token grant: rotation, and what happens when an old one comes back (RFC 9700 section 4.14)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from keystile_auth.clients.client import Client
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import granted_resource, granted_scopes
+from keystile_auth.grants.presented import Presented
 from keystile_auth.grants.resource_owner import ResourceOwners
 from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.identity.permissions import grantable
 from keystile_auth.settings import TokenSettings
 from keystile_auth.store.grant import Grant
 from keystile_auth.store.grants import GrantStore
+from keystile_auth.store.held_grants import HeldGrants
 from keystile_auth.store.users import User
 from keystile_auth.tokens.access_token import AccessTokens, Subject
-from keystile_auth.tokens.opaque import RefreshTokens
+from keystile_auth.tokens.opaque import RefreshToken, RefreshTokens
 from keystile_auth.tokens.resources import Resource, Resources, parse_scope
 
 
@@ -30,11 +32,13 @@ class RefreshTokenReusedError(OAuthError):
         self.grant = grant
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshRequest:
-    """A token request of this grant type. `attempt` is unique to the HTTP request."""
+class RefreshRequest(NamedTuple):
+    """A token request of this grant type. `attempt` is unique to the HTTP request.
 
-    refresh_token: str
+    `refresh_token` is what `find` has found.
+    """
+
+    refresh_token: Presented[RefreshToken] | None
     scope: str | None
     resource: str | None
     attempt: str
@@ -49,6 +53,7 @@ class RefreshTokenGrant:
     def __init__(
         self,
         store: GrantStore,
+        held: HeldGrants,
         users: ResourceOwners,
         resources: Resources,
         tokens: RefreshTokens,
@@ -56,11 +61,22 @@ class RefreshTokenGrant:
         lifetimes: TokenSettings,
     ) -> None:
         self._store = store
+        self._held = held
         self._users = users
         self._resources = resources
         self._tokens = tokens
         self._access_tokens = access_tokens
         self._lifetimes = lifetimes
+
+    async def find(self, refresh_token: str) -> Presented[RefreshToken] | None:
+        """What a refresh token stands for, whether or not it is still good; None where it stands for nothing.
+
+        Raises:
+            StoreUnavailableError: the store is away.
+        """
+        token = self._tokens.parse(refresh_token)
+        held = await self._held.find(token.grant_id) if token else None
+        return Presented(token, held) if token and held else None
 
     async def rotate(self, client: Client, request: RefreshRequest) -> TokenResponse:
         """Give a new access token and the refresh token's successor.
@@ -73,16 +89,16 @@ class RefreshTokenGrant:
         """
         if "refresh_token" not in client.grant_types:
             raise OAuthError("unauthorized_client", "the client may not use refresh tokens")
-        token = self._tokens.parse(request.refresh_token)
-        grant = await self._store.find(token.grant_id) if token else None
-        if token is None or grant is None or not grant.has_refresh_token:
+        if request.refresh_token is None or not request.refresh_token.held.grant.has_refresh_token:
             raise _invalid("the refresh token is unknown or has expired")
+        token, held = request.refresh_token.token, request.refresh_token.held
+        grant = held.grant
         if grant.client_id != client.id:
             raise _invalid("the refresh token was issued to another client")
         if not grant.is_live:
             raise _invalid("the grant has ended; sign in again")
         resource = granted_resource(self._resources, request.resource, grant)
-        user = await self._users.of(grant)
+        user = await self._users.of(held)
         scope = self._scope(request.scope, grant, resource, user)
         subject = Subject(user.sub, user.username, client.id, grantable(resource, user))
         await self._store.relist(grant, self._lifetimes.refresh_token_seconds)

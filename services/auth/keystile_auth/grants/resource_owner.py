@@ -7,7 +7,8 @@ from keystile_auth.identity.answer import IdentityGoneError, SignInAgainError
 from keystile_auth.identity.directory import Identities
 from keystile_auth.store.grant import Grant
 from keystile_auth.store.grants import GrantStore
-from keystile_auth.store.users import User, UserStore
+from keystile_auth.store.held_grants import HeldGrant
+from keystile_auth.store.users import User
 from keystile_common.store import StoreUndurableError, every_step
 
 
@@ -23,14 +24,13 @@ class UserGoneError(OAuthError):
 
 
 class ResourceOwners:
-    """Finds the users of grants, and asks their identities about them."""
+    """Asks the identities about the users of grants."""
 
-    def __init__(self, users: UserStore, identities: Identities, grants: GrantStore) -> None:
-        self._users = users
+    def __init__(self, identities: Identities, grants: GrantStore) -> None:
         self._identities = identities
         self._grants = grants
 
-    async def of(self, grant: Grant) -> User:
+    async def of(self, held: HeldGrant) -> User:
         """The user of a grant, as the identity has the user now.
 
         Raises:
@@ -38,7 +38,7 @@ class ResourceOwners:
             OAuthError: `invalid_grant`: it is so here, or the user has to sign in again.
             IdentityUnavailableError: the identity does not answer.
         """
-        user = await self._users.find(grant.sub)
+        user = held.user
         if user is None or user.disabled:
             raise OAuthError("invalid_grant", "the user can no longer sign in")
         try:
@@ -49,6 +49,6 @@ class ResourceOwners:
             ended, is_durable = 0, False
             with contextlib.suppress(StoreUndurableError):
                 with every_step("grant.end"):
-                    ended = await self._grants.end_all_of_user(grant.sub, "identity")
+                    ended = await self._grants.end_all_of_user(held.grant.sub, "identity")
                 is_durable = True
-            raise UserGoneError(grant, ended, is_durable=is_durable) from None
+            raise UserGoneError(held.grant, ended, is_durable=is_durable) from None

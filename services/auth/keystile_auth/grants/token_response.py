@@ -1,12 +1,11 @@
 """What every grant answers with."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from keystile_common.compact_json import to_json
 
 
-@dataclass(frozen=True, slots=True)
-class TokenResponse:
+class TokenResponse(NamedTuple):
     """A successful answer of the token endpoint (RFC 6749 section 5.1), and what the audit says of it.
 
     `expires_in` is in seconds. `event` is `issued` or `refreshed`.

@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -253,12 +252,12 @@ class Identities:
             raise IdentityUnavailableError(self.title(user.identity), "did not answer in time") from None
         except IdentityGoneError:
             # Who has signed in anew meanwhile is not gone.
-            if await self._store.recheck(replace(user, groups=(), checked=0, credential=""), user.credential):
+            if await self._store.recheck(user._replace(groups=(), checked=0, credential=""), user.credential):
                 raise
             return await self._signed_in_anew(user)
         credential = self._sealed(user.sub, sign_in.credential)
         groups = sign_in.identity.groups
-        heard = replace(user, groups=groups, checked=int(self._clock()), credential=credential)
+        heard = user._replace(groups=groups, checked=int(self._clock()), credential=credential)
         if not await self._store.recheck(heard, user.credential):
             return await self._signed_in_anew(user)
         return heard

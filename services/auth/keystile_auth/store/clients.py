@@ -4,6 +4,8 @@ import hashlib
 
 from keystile_common.store import Store
 
+KEYS_OF_CLIENTS = "ks:client:"
+"""How the keys of registered clients begin."""
 _OPERATORS = "ks:clients"
 
 
@@ -92,7 +94,7 @@ class ClientStore:
 
 
 def _key(client_id: str) -> str:
-    return f"ks:client:{client_id}"
+    return f"{KEYS_OF_CLIENTS}{client_id}"
 
 
 def _document_key(url: str) -> str:

@@ -1,7 +1,8 @@
 """A grant as the store holds it, and what a script on it is given and answers."""
 
-import json
 from typing import NamedTuple
+
+from pydantic_core import from_json
 
 
 class Code(NamedTuple):
@@ -66,7 +67,7 @@ class Outcome(NamedTuple):
 
 def read_grant(grant_id: str, text: str) -> Grant:
     """The grant that a stored document is."""
-    document = json.loads(text)
+    document = from_json(text)
     code = document["code"]
     return Grant(
         id=grant_id,

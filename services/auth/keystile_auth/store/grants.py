@@ -86,12 +86,12 @@ class GrantStore:
                 "access_tokens": {},
             }
             args = [json.dumps(document), code_seconds * 1000, TOMBSTONE_MS]
-            await self._create(keys=[_key(grant_id)], args=args)
+            await self._create(keys=[key_of_grant(grant_id)], args=args)
 
     async def find(self, grant_id: str) -> Grant | None:
         """The grant of this id, live or not, or None."""
         with self._store.operation("grant.find"):
-            text = await self._store.redis.get(_key(grant_id))
+            text = await self._store.redis.get(key_of_grant(grant_id))
         return read_grant(grant_id, text) if text else None
 
     async def redeem(
@@ -146,7 +146,7 @@ class GrantStore:
         """What a script says of a code or refresh token; `["reused", False]` where that is not durable."""
         try:
             with self._store.operation(operation):
-                answer: list[Any] = await script(keys=[_key(grant_id), *self._stream], args=args)
+                answer: list[Any] = await script(keys=[key_of_grant(grant_id), *self._stream], args=args)
         except StoreUndurableError as problem:
             if problem.answer[0] != "reused":
                 raise
@@ -174,7 +174,9 @@ class GrantStore:
         if not self._store.promises:
             return True
         with self._store.operation("grant.answer"):
-            word: str = await self._answer(keys=[_key(grant_id)], args=[attempt, presented_hash, grace_seconds * 1000])
+            word: str = await self._answer(
+                keys=[key_of_grant(grant_id)], args=[attempt, presented_hash, grace_seconds * 1000]
+            )
         if word == "superseded":
             raise StoreUnavailableError("grant.answer: superseded")
         return word == "answered"
@@ -198,7 +200,7 @@ class GrantStore:
     async def issue(self, grant_id: str, client_id: str, access: NewAccessToken, scope: str) -> Outcome:
         """Store an access token without a family."""
         with self._store.operation("token.issue"):
-            keys, listing = [_key(grant_id)], _listing_of_client(client_id)
+            keys, listing = [key_of_grant(grant_id)], _listing_of_client(client_id)
             member, listed = f"{grant_id}:{access.hash}", _listed_ms(access.seconds)
             if self._store.is_cluster:
                 await self._put_into_list(keys=[listing], args=[member, listed])
@@ -237,21 +239,21 @@ class GrantStore:
         found = await self.find_access_token(grant_id, token_hash) if self._store.is_cluster else None
         with every_step("token.revoke"):
             with self._store.operation("token.revoke"):
-                revoked = bool(await self._revoke(keys=[_key(grant_id), *self._stream], args=[token_hash]))
+                revoked = bool(await self._revoke(keys=[key_of_grant(grant_id), *self._stream], args=[token_hash]))
             if found is not None:
                 await self._revocations.append(found.audience, "token", json.loads(found.answer).get("jti", token_hash))
         return revoked
 
     async def confirm(self, grant_id: str) -> None:
         """Return once what was revoked before of this grant is as durable as it is to be."""
-        await self._store.confirm(_key(grant_id))
+        await self._store.confirm(key_of_grant(grant_id))
 
     async def end(self, grant_id: str, reason: str) -> bool:
         """End a grant with all its tokens; False when it was not alive."""
         args = [reason, TOMBSTONE_MS, secrets.token_urlsafe(12)]
         with every_step("grant.end"):
             with self._store.operation("grant.end"):
-                ended = bool(await self._end(keys=[_key(grant_id), *self._stream], args=args))
+                ended = bool(await self._end(keys=[key_of_grant(grant_id), *self._stream], args=args))
             await self._announce_end(grant_id)
         return ended
 
@@ -328,7 +330,8 @@ class GrantStore:
                 raise outcome
 
 
-def _key(grant_id: str) -> str:
+def key_of_grant(grant_id: str) -> str:
+    """Where a grant is stored."""
     return f"ks:{{{grant_id}}}"
 
 

@@ -2,21 +2,22 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from keystile_auth.store import scripts
 from keystile_common.store import Store
 
 LOCAL = "local"
 """The identity whose users and passwords are kept here."""
+KEYS_OF_USERS = "ks:user:"
+"""How the keys of users begin."""
 _ALL = "ks:users"
 _DECOYS = "ks:user-decoys"
 _AT_ONCE = 500
 _FIELDS = ("username", "password_hash", "disabled", "created")
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """A person who can sign in. `sub` never changes and is never given to another.
 
     An empty `password_hash` is one that no password has.
@@ -27,15 +28,18 @@ class User:
 
     sub: str
     username: str
-    password_hash: str = field(repr=False)
+    password_hash: str
     disabled: bool
     created: int
     identity: str = LOCAL
     subject: str = ""
     groups: tuple[str, ...] = ()
     checked: int = 0
-    credential: str = field(default="", repr=False)
+    credential: str = ""
     until: int = 0
+
+    def __repr__(self) -> str:
+        return f"User(sub={self.sub!r}, username={self.username!r}, identity={self.identity!r})"
 
 
 class UserStore:
@@ -86,7 +90,7 @@ class UserStore:
         """The user with this subject, or None."""
         with self._store.operation("user.find"):
             fields: dict[str, str] = await self._store.redis.hgetall(_key(sub))
-        return _user(sub, fields)
+        return read_user(sub, fields)
 
     async def find_all(self, subs: list[str]) -> list[User | None]:
         """The users with these subjects, each as `find` has it."""
@@ -95,7 +99,7 @@ class UserStore:
             for sub in subs:
                 batch.hgetall(_key(sub))
             found: list[dict[str, str]] = await batch.execute()
-        return [_user(sub, fields) for sub, fields in zip(subs, found, strict=True)]
+        return [read_user(sub, fields) for sub, fields in zip(subs, found, strict=True)]
 
     async def find_all_by_name(self, usernames: list[str]) -> list[User | None]:
         """The users with these names, each as `find_by_name` has it."""
@@ -120,18 +124,18 @@ class UserStore:
     async def set_password_hash(self, user: User, password_hash: str) -> User:
         """Store another password hash."""
         await self._set(user, "password_hash", password_hash)
-        return replace(user, password_hash=password_hash)
+        return user._replace(password_hash=password_hash)
 
     async def replace_password_hash(self, user: User, password_hash: str) -> User | None:
         """Store another hash of the same password; None when the password is not that of `user` any more."""
         with self._store.operation("user.replace_password_hash"):
             replaced = await self._replace_hash(keys=[_key(user.sub)], args=[user.password_hash, password_hash])
-        return replace(user, password_hash=password_hash) if replaced else None
+        return user._replace(password_hash=password_hash) if replaced else None
 
     async def set_disabled(self, user: User, *, disabled: bool) -> User:
         """Disable or enable a user."""
         await self._set(user, "disabled", str(int(disabled)))
-        return replace(user, disabled=disabled)
+        return user._replace(disabled=disabled)
 
     async def delete(self, user: User) -> None:
         """Forget a user and the consents."""
@@ -211,7 +215,8 @@ def _slices(subs: list[str]) -> Iterator[list[str]]:
     return (subs[start : start + _AT_ONCE] for start in range(0, len(subs), _AT_ONCE))
 
 
-def _user(sub: str, fields: dict[str, str]) -> User | None:
+def read_user(sub: str, fields: dict[str, str]) -> User | None:
+    """The user that stored fields are, or None where they are none."""
     if len(fields) < len(_FIELDS):  # a field written after the user was deleted makes no user
         return None
     groups = fields.get("groups")
@@ -240,7 +245,7 @@ def _fields(user: User) -> dict[str, str]:
 
 
 def _key(sub: str) -> str:
-    return f"ks:user:{sub}"
+    return f"{KEYS_OF_USERS}{sub}"
 
 
 def _name_key(username: str) -> str:

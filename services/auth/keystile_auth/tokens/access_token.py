@@ -7,6 +7,7 @@ are introspected and revoked alike, and a refresh that is repeated answers the s
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from keystile_auth.store.grant import NewAccessToken, Outcome
 from keystile_auth.tokens import opaque
@@ -22,8 +23,7 @@ _REMEMBERED = 1024
 _JTI = re.compile(r"([A-Za-z0-9_-]{16})\.([A-Za-z0-9_-]{43})")
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """For whom an access token speaks: a user through a client, or the client itself (`username` None).
 
     `grantable` is the most that it could be granted at the token's resource, where that is less than all: scopes,
@@ -49,8 +49,7 @@ class AccessTokenName:
     hash: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class PreparedAccessToken:
+class PreparedAccessToken(NamedTuple):
     """An access token that can be issued: what the store is to keep of it, and what its text is made from.
 
     `key` signs it; None for an opaque one.
@@ -61,6 +60,9 @@ class PreparedAccessToken:
     subject: Subject
     issuer: str
     key: SigningKey | None
+
+    def __repr__(self) -> str:
+        return "PreparedAccessToken(…)"
 
     def text(self, outcome: Outcome) -> str:
         """The text that the client gets. Nothing is signed before the store has agreed.
