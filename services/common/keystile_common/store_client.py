@@ -69,7 +69,11 @@ class Client(Redis):
 
     def register_script(self, script: str) -> Script:  # type: ignore[override] # redis-py's asks for pipelines too
         """A script, which is sent by its digest and with others of the same turn."""
-        return Script(self.execute_command, script)
+        return Script(self._run, script)
+
+    def _run(self, *words: Any) -> Awaitable[Any]:
+        # What a script answers is nothing that redis-py would have to understand first.
+        return self._together.send(*words)
 
     @property
     def _together(self) -> Together:

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Coroutine
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 from starlette.requests import Request
@@ -58,22 +58,29 @@ class _Asked:
     def __init__(self, head: _Head, body: bytes) -> None:
         self._head = head
         self._body = body
+        # Not `cached_property`, which takes a lock on Python 3.11.
+        self._parameters: dict[str, str] | None = None
+        self._presented: PresentedCredentials | None = None
 
     @property
     def ip(self) -> str:
         """As `ip_of`."""
         return self._head.ip
 
-    @cached_property
+    @property
     def parameters(self) -> dict[str, str]:
         """As `form`."""
-        require_form(self._head.content_type)
-        return form_of(self._body)
+        if self._parameters is None:
+            require_form(self._head.content_type)
+            self._parameters = form_of(self._body)
+        return self._parameters
 
-    @cached_property
+    @property
     def presented(self) -> PresentedCredentials:
         """As `presented_credentials`."""
-        return presented_credentials(self._head.authorization, self.parameters)
+        if self._presented is None:
+            self._presented = presented_credentials(self._head.authorization, self.parameters)
+        return self._presented
 
 
 class TokenEndpoint:

@@ -139,9 +139,10 @@ class AccessTokens:
         """
         key = await self._keys.current() if resource.access_token == "jwt" else None
         # The hash names the token without being it; revocation events use the same name. Nothing in it needs escapes.
-        name = jti(token) if key else token.hash
+        token_hash = token.hash
+        name = jti(token) if key else token_hash
         opening = f'{_about(subject, scope, resource.uri, self._issuer)},"jti":"{name}"'
-        stored = NewAccessToken(token.hash, self._seconds, resource.uri, opening)
+        stored = NewAccessToken(token_hash, self._seconds, resource.uri, opening)
         return PreparedAccessToken(stored, token, subject, self._issuer, key)
 
     async def find_name(self, text: str) -> AccessTokenName | None:
