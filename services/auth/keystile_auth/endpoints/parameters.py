@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import re
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_plus, unquote_to_bytes
 
@@ -14,6 +15,9 @@ from keystile_auth.errors import OAuthError
 from keystile_common import base64url
 
 MAX_PARAMETERS = 50
+_URLS = frozenset({"redirect_uri", "resource"})
+_MAX_URL = 512
+_REMEMBERED = 256
 _CONTROL = re.compile(r"[\x00-\x1f]")
 FORM = "application/x-www-form-urlencoded"
 
@@ -35,7 +39,8 @@ def parse(text: str) -> tuple[dict[str, str], set[str]]:
     for piece in filter(None, pieces):
         name, _, value = piece.partition("=")
         if "%" in piece or "+" in piece:
-            name, value = _decoded(name), _decoded(value)
+            name = _decoded(name)
+            value = _decoded_url(value) if name in _URLS and len(value) <= _MAX_URL else _decoded(value)
         if name in values:
             repeated.add(name)
         values.setdefault(name, value)
@@ -51,6 +56,12 @@ def _decoded(text: str) -> str:
         raise _malformed() from None
     _refuse_control(decoded)
     return decoded
+
+
+@lru_cache(_REMEMBERED)
+def _decoded_url(text: str) -> str:
+    """As `_decoded`, of what many requests have in common. Nothing that is secret may be kept by this."""
+    return _decoded(text)
 
 
 def _refuse_control(text: str) -> None:

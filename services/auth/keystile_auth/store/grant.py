@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pydantic_core import from_json
+from keystile_common.compact_json import from_json
 
 
 class Code(NamedTuple):

@@ -13,14 +13,16 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from joserfc.jwk import ECKey
-from joserfc.jws import JWSRegistry
 from prometheus_client import Gauge
 
 from keystile_auth.store.signing_keys import Rotation, SigningKeyStore
 from keystile_auth.tokens.master_key import MasterKey, WrongMasterKeyError
 from keystile_common import base64url, tasks
-from keystile_common.compact_json import to_json
+from keystile_common.compact_json import to_json_bytes
 from keystile_common.jws import LEEWAY_SECONDS
 from keystile_common.store import StoreUnavailableError
 
@@ -32,7 +34,8 @@ PUBLISHED_SECONDS = 900
 _PURPOSE = "signing key encryption"
 _SHORTEST_REREAD_SECONDS = 5
 
-_ES256 = JWSRegistry(algorithms=["ES256"]).get_alg("ES256")
+_ECDSA = ECDSA(SHA256())
+_INTEGER_BYTES = 32
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -59,8 +62,11 @@ class SigningKey:
 
         Put together here: what the library does around a signature takes longer than the signature.
         """
-        signed = f"{_header(type_, self.kid)}.{base64url.encode(to_json(claims).encode())}"
-        return f"{signed}.{base64url.encode(_ES256.sign(signed.encode(), self.key))}"
+        signed = f"{_header(type_, self.kid)}.{base64url.encode(to_json_bytes(claims))}"
+        private: Any = self.key.private_key  # there is one: without it this would be no key pair
+        # As RFC 7518 section 3.4 has it: the two numbers one behind the other, each of the curve's length.
+        r, s = decode_dss_signature(private.sign(signed.encode(), _ECDSA))
+        return f"{signed}.{base64url.encode(r.to_bytes(_INTEGER_BYTES) + s.to_bytes(_INTEGER_BYTES))}"
 
     @property
     def public(self) -> dict[str, Any]:
@@ -70,7 +76,7 @@ class SigningKey:
 
 @lru_cache(16)
 def _header(type_: str, kid: str) -> str:
-    return base64url.encode(to_json({"alg": _ES256.name, "typ": type_, "kid": kid}).encode())
+    return base64url.encode(to_json_bytes({"alg": "ES256", "typ": type_, "kid": kid}))
 
 
 class SigningKeys:
