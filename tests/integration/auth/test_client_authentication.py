@@ -99,6 +99,23 @@ def test_a_confidential_client_redeems_its_code_with_its_secret_and_not_without(
     assert auth_server.redeem(client.id, code, pkce, client_secret=client.secret).status_code == 200
 
 
+@pytest.mark.parametrize("way", ["code", "refresh token"])
+def test_what_another_client_was_given_does_not_vouch_for_a_client(
+    auth_server: AuthServer, person: Person, way: str
+) -> None:
+    client = auth_server.register()
+    confidential = auth_server.register(token_endpoint_auth_method="client_secret_post")
+    pkce = Pkce()
+    code = auth_server.code(client.id, pkce, person)
+    token = auth_server.tokens(client.id, person)["refresh_token"]
+    for thief in (confidential.id, "nobody"):
+        answer = auth_server.redeem(thief, code, pkce) if way == "code" else auth_server.refresh(thief, token)
+        assert_invalid_client(answer)
+    # Nothing of it is used up.
+    rightful = auth_server.redeem(client.id, code, pkce) if way == "code" else auth_server.refresh(client.id, token)
+    assert rightful.status_code == 200
+
+
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256", "PS256"])
 def test_a_client_proves_itself_with_its_own_key(auth_server: AuthServer, person: Person, algorithm: str) -> None:
     signer = ClientKey.generate(algorithm)

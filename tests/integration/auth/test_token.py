@@ -1,5 +1,7 @@
 """The token endpoint (RFC 6749 section 3.2): what holds for every grant."""
 
+from collections import Counter
+
 import pytest
 
 from tests.auth_server import CALLBACK, RESOURCE, AuthServer, Pkce
@@ -131,3 +133,25 @@ def test_an_error_description_has_only_the_characters_that_the_specification_all
         grant_type="client_credentials", client_id=client.id, scope='"ü\\', resource='x"\\ü'
     ).json()
     assert all(" " <= character <= "~" and character not in '"\\' for character in answer["error_description"])
+
+
+def test_a_code_and_a_refresh_ask_the_store_twice(auth_server: AuthServer, person: Person) -> None:
+    client, pkce = auth_server.register(), Pkce()
+    code = auth_server.code(client.id, pkce, person)
+    before = store_operations(auth_server)
+    tokens = auth_server.redeem(client.id, code, pkce).json()
+    assert auth_server.refresh(client.id, tokens["refresh_token"]).status_code == 200
+    asked = store_operations(auth_server) - before
+    assert asked == Counter({"grant.find": 2, "grant.redeem": 1, "grant.rotate": 1})
+
+
+def store_operations(server: AuthServer) -> Counter[str]:
+    """How often each operation of the store was done."""
+    return Counter(
+        {
+            sample.labels["operation"]: int(sample.value)
+            for metric in server.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == "keystile_store_operation_duration_seconds_count"
+        }
+    )

@@ -14,6 +14,7 @@ from keystile_auth.app import create_metrics
 from keystile_auth.store.clients import ClientStore
 from keystile_auth.store.grant import Code, NewAccessToken
 from keystile_auth.store.grants import GrantStore
+from keystile_auth.store.held_grants import HeldGrant, HeldGrants
 from keystile_auth.store.limits import LimitStore
 from keystile_auth.store.sessions import Session, SessionStore
 from keystile_auth.store.signing_keys import SigningKeyStore
@@ -138,6 +139,30 @@ async def test_a_code_is_redeemed_once_and_a_replay_ends_the_grant(store: Store)
     assert await grants.find_access_token(grant_id, f"access-{grant_id}") is not None
     assert await redeem(grants, grant_id, "two") == "reused"
     assert await grants.find_access_token(grant_id, f"access-{grant_id}") is None
+
+
+async def test_a_grant_is_found_with_its_client_and_user_as_they_are_now(store: Store) -> None:
+    grants, clients, users, user = GrantStore(store), ClientStore(store), UserStore(store), new_user()
+    held = HeldGrants(store, grants, clients, users)
+    client_id = f"client-{secrets.token_hex(8)}"
+    grant_id = await create(grants, user.sub, client_id)
+    # Their code may outlive them.
+    assert await held.find(grant_id) == HeldGrant(await grants.find(grant_id), None, None)  # type: ignore[arg-type]
+    await clients.add(client_id, '{"name": "ü"}', seconds=None)
+    await users.add(user)
+    found = await held.find(grant_id)
+    assert found is not None
+    assert (found.client, found.user) == ('{"name": "ü"}', user)
+    await users.set_disabled(user, disabled=True)
+    await clients.replace(client_id, "{}")
+    found = await held.find(grant_id)
+    assert found is not None
+    assert (found.client, found.user) == ("{}", user._replace(disabled=True))
+
+
+async def test_a_grant_that_is_not_there_has_neither_client_nor_user(store: Store) -> None:
+    held = HeldGrants(store, GrantStore(store), ClientStore(store), UserStore(store))
+    assert await held.find(secrets.token_hex(8)) is None
 
 
 async def test_the_times_of_a_grant_are_those_of_the_store(store: Store) -> None:
