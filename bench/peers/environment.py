@@ -73,7 +73,7 @@ def fastmcp_version() -> str:
 def _install(folder: Path) -> None:
     _run([sys.executable, "-m", "venv", str(folder)])
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
-    _run([*pip, "--require-hashes", "-r", str(_PINS)])
+    _run([*pip, "--require-hashes", "--no-deps", "-r", str(_PINS)])
 
 
 def _run(command: list[str]) -> None:
