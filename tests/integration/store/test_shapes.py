@@ -146,8 +146,10 @@ async def test_a_grant_is_found_with_its_client_and_user_as_they_are_now(store: 
     held = HeldGrants(store, grants, clients, users)
     client_id = f"client-{secrets.token_hex(8)}"
     grant_id = await create(grants, user.sub, client_id)
+    grant = await grants.find(grant_id)
+    assert grant is not None
     # Their code may outlive them.
-    assert await held.find(grant_id) == HeldGrant(await grants.find(grant_id), None, None)  # type: ignore[arg-type]
+    assert await held.find(grant_id) == HeldGrant(grant, None, None)
     await clients.add(client_id, '{"name": "ü"}', seconds=None)
     await users.add(user)
     found = await held.find(grant_id)

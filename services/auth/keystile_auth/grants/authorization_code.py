@@ -8,7 +8,7 @@ from typing import NamedTuple
 from keystile_auth.clients.client import Client, Source
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_request import AuthorizationRequest
-from keystile_auth.grants.presented import Presented
+from keystile_auth.grants.presented import Presented, look_up
 from keystile_auth.grants.resource_owner import ResourceOwners
 from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.identity.permissions import grantable, permitted_scopes
@@ -103,14 +103,8 @@ class AuthorizationCodeGrant:
         return code.text, grant_id
 
     async def find(self, code: str) -> Presented[opaque.Token] | None:
-        """What a code stands for, whether or not it is still good; None where it stands for nothing.
-
-        Raises:
-            StoreUnavailableError: the store is away.
-        """
-        token = opaque.parse_code(code)
-        held = await self._held.find(token.grant_id) if token else None
-        return Presented(token, held) if token and held else None
+        """What a code stands for, as `look_up`."""
+        return await look_up(opaque.parse_code(code), self._held)
 
     async def redeem(self, client: Client, request: CodeRequest) -> TokenResponse:
         """Give the tokens that a code stands for, once.

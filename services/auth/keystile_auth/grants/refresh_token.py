@@ -5,7 +5,7 @@ from typing import NamedTuple
 from keystile_auth.clients.client import Client
 from keystile_auth.errors import OAuthError
 from keystile_auth.grants.authorization_code import granted_resource, granted_scopes
-from keystile_auth.grants.presented import Presented
+from keystile_auth.grants.presented import Presented, look_up
 from keystile_auth.grants.resource_owner import ResourceOwners
 from keystile_auth.grants.token_response import TokenResponse
 from keystile_auth.identity.permissions import grantable
@@ -69,14 +69,8 @@ class RefreshTokenGrant:
         self._lifetimes = lifetimes
 
     async def find(self, refresh_token: str) -> Presented[RefreshToken] | None:
-        """What a refresh token stands for, whether or not it is still good; None where it stands for nothing.
-
-        Raises:
-            StoreUnavailableError: the store is away.
-        """
-        token = self._tokens.parse(refresh_token)
-        held = await self._held.find(token.grant_id) if token else None
-        return Presented(token, held) if token and held else None
+        """What a refresh token stands for, as `look_up`."""
+        return await look_up(self._tokens.parse(refresh_token), self._held)
 
     async def rotate(self, client: Client, request: RefreshRequest) -> TokenResponse:
         """Give a new access token and the refresh token's successor.

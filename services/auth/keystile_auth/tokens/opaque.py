@@ -120,14 +120,16 @@ class RefreshTokens:
         return RefreshToken(f"kst_rt_{base64url.encode(body + self._sign(body))}", grant_id, generation)
 
     def _sign(self, body: bytes) -> bytes:
-        mac = self._signature.copy()
-        mac.update(body)
-        return mac.digest()[:_MAC_BYTES]
+        return _mac(self._signature, body)[:_MAC_BYTES]
 
     def _follow(self, what: bytes, token: RefreshToken) -> bytes:
-        mac = self._succession.copy()
-        mac.update(what + token.text.encode())
-        return mac.digest()[:_SECRET_BYTES]
+        return _mac(self._succession, what + token.text.encode())[:_SECRET_BYTES]
+
+
+def _mac(begun: hmac.HMAC, message: bytes) -> bytes:
+    mac = begun.copy()
+    mac.update(message)
+    return mac.digest()
 
 
 def _checked(kind: str, grant_id: str, secret: bytes) -> Token:
